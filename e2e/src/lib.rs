@@ -1,0 +1,1 @@
+//! Real VMs for tests and benches.
