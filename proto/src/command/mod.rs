@@ -1,0 +1,198 @@
+//! The commands: arguments, answers, and the facts that both daemons decide by.
+//!
+//! The type of a command's arguments names the command ([`Command::INFO`]) and its answer
+//! ([`Command::Return`]). [`COMMANDS`] is the one table: the agent's filter and
+//! `guest-info`, the gateway's rights and its raw endpoint all read it.
+
+mod file;
+mod fsfreeze;
+mod power;
+mod session;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+pub use self::file::{
+    FileRead, FileReadBuilder, FileSeek, FileWrite, GuestFileClose, GuestFileFlush, GuestFileOpen,
+    GuestFileRead, GuestFileSeek, GuestFileWrite, MAX_READ_COUNT, Whence,
+};
+pub use self::fsfreeze::{
+    FsfreezeStatus, GuestFsfreezeFreeze, GuestFsfreezeFreezeList, GuestFsfreezeStatus,
+    GuestFsfreezeThaw, frozen_count,
+};
+pub use self::power::{GuestShutdown, ShutdownMode};
+pub use self::session::{
+    AgentCommand, AgentInfo, GuestInfo, GuestPing, GuestSync, GuestSyncDelimited,
+};
+
+/// A command: implemented by the type of its arguments.
+pub trait Command: Serialize + DeserializeOwned {
+    /// Name and facts.
+    const INFO: CommandInfo;
+    /// What the agent answers with.
+    type Return: Serialize + DeserializeOwned;
+}
+
+/// What both sides must know of a command besides its types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandInfo {
+    /// The name on the wire.
+    pub name: &'static str,
+    /// Runs while filesystems are frozen, whatever the lists say (qemu-ga's own six).
+    pub allowed_while_frozen: bool,
+    /// Answers on success. Commands that end the guest do not.
+    pub success_response: bool,
+    /// Changes the guest: not repeated, and a barrier for pipelined commands.
+    pub changes_guest: bool,
+    /// May be in flight together with others on one connection.
+    pub pipelined: bool,
+    /// May take seconds or for ever; a sync sent later overtakes it at once.
+    pub long: bool,
+    /// What a caller of the gateway needs.
+    pub right: Right,
+}
+
+impl CommandInfo {
+    /// A quick command that only reads.
+    const fn query(name: &'static str) -> Self {
+        Self {
+            name,
+            allowed_while_frozen: false,
+            success_response: true,
+            changes_guest: false,
+            pipelined: true,
+            long: false,
+            right: Right::Observe,
+        }
+    }
+
+    /// A quick command that changes the guest and needs `right`.
+    const fn change(name: &'static str, right: Right) -> Self {
+        Self { changes_guest: true, pipelined: false, right, ..Self::query(name) }
+    }
+
+    const fn allowed_while_frozen(self) -> Self {
+        Self { allowed_while_frozen: true, ..self }
+    }
+
+    const fn long(self) -> Self {
+        Self { long: true, ..self }
+    }
+
+    const fn pipelined(self) -> Self {
+        Self { pipelined: true, ..self }
+    }
+
+    const fn without_success_response(self) -> Self {
+        Self { success_response: false, ..self }
+    }
+
+    /// Whether this is one of the two sync commands.
+    pub fn is_sync(&self) -> bool {
+        self.name == GuestSync::INFO.name || self.name == GuestSyncDelimited::INFO.name
+    }
+}
+
+/// What a principal may do with a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Right {
+    /// See the VM and what its guest reports.
+    Observe,
+    /// Freeze, thaw and trim filesystems.
+    Freeze,
+    /// Thaw what somebody else froze.
+    FreezeForce,
+    /// Change time, processors and memory.
+    Configure,
+    /// Shut down, reboot, suspend.
+    Power,
+    /// Read files.
+    FilesRead,
+    /// Write files.
+    FilesWrite,
+    /// Run programs.
+    Exec,
+    /// Change passwords and keys.
+    Accounts,
+    /// Send any command.
+    Raw,
+}
+
+/// Every command, in the order of QEMU's schema. `guest-info` lists it from the end.
+pub const COMMANDS: &[CommandInfo] = &[
+    GuestSyncDelimited::INFO,
+    GuestSync::INFO,
+    GuestPing::INFO,
+    GuestInfo::INFO,
+    GuestShutdown::INFO,
+    GuestFileOpen::INFO,
+    GuestFileClose::INFO,
+    GuestFileRead::INFO,
+    GuestFileWrite::INFO,
+    GuestFileSeek::INFO,
+    GuestFileFlush::INFO,
+    GuestFsfreezeStatus::INFO,
+    GuestFsfreezeFreeze::INFO,
+    GuestFsfreezeFreezeList::INFO,
+    GuestFsfreezeThaw::INFO,
+];
+
+/// The entry of [`COMMANDS`] with this name.
+pub fn command_info(name: &str) -> Option<&'static CommandInfo> {
+    COMMANDS.iter().find(|info| info.name == name)
+}
+
+/// The answer of a command that has nothing to say: `{}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Empty {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_names_each_command_once() {
+        for (index, info) in COMMANDS.iter().enumerate() {
+            assert_eq!(
+                COMMANDS.iter().position(|other| other.name == info.name),
+                Some(index),
+                "{}",
+                info.name
+            );
+        }
+    }
+
+    #[test]
+    fn exactly_qemu_gas_six_commands_run_while_frozen() {
+        let mut allowed: Vec<_> = COMMANDS
+            .iter()
+            .filter(|info| info.allowed_while_frozen)
+            .map(|info| info.name)
+            .collect();
+        allowed.sort_unstable();
+        assert_eq!(
+            allowed,
+            [
+                "guest-fsfreeze-status",
+                "guest-fsfreeze-thaw",
+                "guest-info",
+                "guest-ping",
+                "guest-sync",
+                "guest-sync-delimited"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_changes_the_guest_is_a_barrier_unless_it_moves_file_chunks() {
+        let both: Vec<_> = COMMANDS
+            .iter()
+            .filter(|info| info.changes_guest && info.pipelined)
+            .map(|info| info.name)
+            .collect();
+        assert_eq!(both, ["guest-file-write"]);
+    }
+}

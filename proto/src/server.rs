@@ -1,0 +1,265 @@
+//! An agent's end of one channel.
+//!
+//! Bytes in, [`Job`]s out; [`Outcome`]s in, bytes out. Replies keep the order of the requests,
+//! with one exception: a sync overtakes a command that is long or stuck, because it means that
+//! the client has given up on everything before it.
+//!
+//! ```text
+//!             feed             poll                complete
+//!   bytes ───────────▶ Queued ──────▶ Running ───────────────▶ Done ──▶ output, in order
+//!                        │               │
+//!                        │ a sync behind it overtakes, or a new client comes
+//!                        ▼               ▼
+//!                     Deferred        Abandoned     both run to their end, unanswered
+//! ```
+//!
+//! * A command starts when everything before it is done, except `guest-fsfreeze-thaw`, which
+//!   starts at once: it must be able to stop a freeze that hangs.
+//! * Commands that were overtaken still run, in order, without a reply: whoever sent them
+//!   meant them. Those that may run while frozen do not wait for them.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::command::{Command, CommandInfo, GuestFsfreezeThaw, GuestSyncDelimited};
+use crate::error::QgaError;
+use crate::json::{Deframer, Framed};
+use crate::output::Output;
+use crate::request::{Envelope, Outcome, Request, write_reply};
+
+/// Requests that may wait; with more the channel is not read.
+const MAX_QUEUED: usize = 256;
+/// Bytes of requests that may wait; with more the channel is not read.
+const MAX_QUEUED_BYTES: usize = 8 << 20;
+/// Bytes of replies that may wait for a host that does not read. Beyond, nothing new starts
+/// except what thaws.
+const MAX_OUTPUT: usize = 4 << 20;
+/// A command that is not long by nature counts as stuck after this time: a sync overtakes it.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+
+/// Ties an outcome to its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket(u64);
+
+/// A request that is to be run now.
+#[derive(Debug)]
+pub struct Job {
+    /// To be handed back with the outcome.
+    pub ticket: Ticket,
+    /// The command.
+    pub info: &'static CommandInfo,
+    /// Its arguments.
+    pub request: Request,
+}
+
+#[derive(Debug)]
+struct Entry {
+    ticket: Ticket,
+    id: Option<Vec<u8>>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Queued(&'static CommandInfo, Request),
+    Running(&'static CommandInfo, Instant),
+    /// With the sentinel in front, if this is a delimited sync.
+    Done(Outcome, bool),
+}
+
+/// The server side of one channel.
+#[derive(Debug, Default)]
+pub struct Server {
+    deframer: Deframer,
+    /// What will be answered, oldest first.
+    entries: VecDeque<Entry>,
+    /// Overtaken before they started.
+    deferred: VecDeque<(Ticket, &'static CommandInfo, Request)>,
+    /// Overtaken while they ran.
+    abandoned: Vec<Ticket>,
+    queued_bytes: usize,
+    next_ticket: u64,
+    output: Output,
+}
+
+impl Server {
+    /// For a fresh channel.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes what the host sent.
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while let Some(framed) = self.deframer.next(&mut bytes) {
+            let ticket = Ticket(self.next_ticket);
+            self.next_ticket += 1;
+            let (id, state) = match framed {
+                Framed::Error(error) => {
+                    let error = QgaError::generic(error.to_string());
+                    (None, State::Done(Outcome::Error(error), false))
+                }
+                Framed::Text(text) => {
+                    let envelope = Envelope::open(text);
+                    let state = match envelope.content {
+                        Ok((info, request)) => {
+                            self.queued_bytes += request.size();
+                            State::Queued(info, request)
+                        }
+                        Err(error) => State::Done(Outcome::Error(error), false),
+                    };
+                    (envelope.id, state)
+                }
+            };
+            self.entries.push_back(Entry { ticket, id, state });
+        }
+        self.flush();
+    }
+
+    /// Whether to read the channel. False means that enough is waiting already.
+    pub fn wants_input(&self) -> bool {
+        self.entries.len() + self.deferred.len() < MAX_QUEUED
+            && self.queued_bytes < MAX_QUEUED_BYTES
+            && self.output.len() < MAX_OUTPUT
+    }
+
+    /// A new client is at the other end: half a request and all replies are forgotten. What
+    /// was received whole still runs, unanswered.
+    pub fn reset(&mut self) {
+        self.deframer.reset();
+        let all = self.entries.len();
+        self.overtake(all);
+        self.output.clear();
+    }
+
+    /// The next request that may start now. `may_start` is the agent's own gate, asked for the
+    /// candidates in order.
+    pub fn poll(
+        &mut self,
+        now: Instant,
+        may_start: &mut dyn FnMut(&CommandInfo) -> bool,
+    ) -> Option<Job> {
+        self.let_sync_overtake(now);
+        let stalled = self.output.len() >= MAX_OUTPUT;
+        let idle = self.abandoned.is_empty();
+        if idle
+            && !stalled
+            && self.deferred.front().is_some_and(|(_, info, _)| may_start(info))
+            && let Some((ticket, info, request)) = self.deferred.pop_front()
+        {
+            self.queued_bytes -= request.size();
+            self.abandoned.push(ticket);
+            return Some(Job { ticket, info, request });
+        }
+        let nothing_overtaken = idle && self.deferred.is_empty();
+        let mut all_done = true;
+        for entry in &mut self.entries {
+            let State::Queued(info, _) = entry.state else {
+                all_done &= matches!(entry.state, State::Done(..));
+                continue;
+            };
+            let in_turn = all_done && !stalled && (nothing_overtaken || info.allowed_while_frozen);
+            let urgent = info.name == GuestFsfreezeThaw::INFO.name;
+            if (in_turn || urgent) && may_start(info) {
+                let started = State::Running(info, now);
+                if let State::Queued(_, request) = std::mem::replace(&mut entry.state, started) {
+                    self.queued_bytes -= request.size();
+                    return Some(Job { ticket: entry.ticket, info, request });
+                }
+            }
+            all_done = false;
+        }
+        None
+    }
+
+    /// When to poll again although nothing happened: a sync is waiting for a command that will
+    /// then count as stuck.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        let sync = self.first_queued_sync()?;
+        self.entries
+            .iter()
+            .take(sync)
+            .filter_map(|entry| match entry.state {
+                State::Running(_, since) => Some(since + STUCK_AFTER),
+                _ => None,
+            })
+            .min()
+    }
+
+    /// Takes the outcome of a job. Outcomes of overtaken jobs go nowhere.
+    pub fn complete(&mut self, ticket: Ticket, outcome: Outcome) {
+        if let Some(at) = self.abandoned.iter().position(|&abandoned| abandoned == ticket) {
+            self.abandoned.swap_remove(at);
+        } else if let Some(entry) = self.entries.iter_mut().find(|entry| entry.ticket == ticket) {
+            let delimited = matches!(entry.state, State::Running(info, _)
+                if info.name == GuestSyncDelimited::INFO.name);
+            entry.state = State::Done(outcome, delimited);
+            self.flush();
+        }
+    }
+
+    /// What is to be written to the channel next; call again after it was consumed.
+    pub fn output(&self) -> &[u8] {
+        self.output.front()
+    }
+
+    /// `count` bytes of the output were written.
+    pub fn consume_output(&mut self, count: usize) {
+        self.output.consume(count);
+    }
+
+    /// Whether nothing is waiting, running or to be written.
+    pub fn is_idle(&self) -> bool {
+        self.entries.is_empty()
+            && self.deferred.is_empty()
+            && self.abandoned.is_empty()
+            && self.output.len() == 0
+    }
+
+    /// Moves replies whose turn it is to the output.
+    fn flush(&mut self) {
+        while let Some(Entry { state: State::Done(..), .. }) = self.entries.front() {
+            let Some(Entry { state: State::Done(outcome, delimited), id, .. }) =
+                self.entries.pop_front()
+            else {
+                return;
+            };
+            // Only the success of a delimited sync has the sentinel.
+            if delimited && matches!(outcome, Outcome::Return(_)) {
+                self.output.gather(|out| out.push(0xFF));
+            }
+            write_reply(&mut self.output, outcome, id.as_deref());
+        }
+    }
+
+    fn first_queued_sync(&self) -> Option<usize> {
+        self.entries
+            .iter()
+            .position(|entry| matches!(entry.state, State::Queued(info, _) if info.is_sync()))
+    }
+
+    fn let_sync_overtake(&mut self, now: Instant) {
+        while let Some(sync) = self.first_queued_sync() {
+            let hopeless = self.entries.iter().take(sync).any(|entry| match entry.state {
+                State::Running(info, since) => info.long || now >= since + STUCK_AFTER,
+                _ => false,
+            });
+            if !hopeless {
+                return;
+            }
+            self.overtake(sync);
+        }
+    }
+
+    /// The first `count` entries lose their replies.
+    fn overtake(&mut self, count: usize) {
+        for entry in self.entries.drain(..count) {
+            match entry.state {
+                State::Queued(info, request) => {
+                    self.deferred.push_back((entry.ticket, info, request));
+                }
+                State::Running(..) => self.abandoned.push(entry.ticket),
+                State::Done(..) => {}
+            }
+        }
+    }
+}
