@@ -1,0 +1,146 @@
+//! What a real qemu-ga answered, recorded by `scripts/record-transcripts`, held against our
+//! server and our client.
+
+use std::time::Instant;
+
+use qga_proto::command::{
+    Command, Empty, GuestFileClose, GuestFileRead, GuestFileSeek, GuestFileWrite,
+    GuestFsfreezeStatus, GuestPing, GuestShutdown, GuestSync,
+};
+use qga_proto::{Job, Outcome, QgaError, Server};
+use serde_json::Value;
+
+const QEMU_GA_7_2: &str = include_str!("../transcripts/qemu-ga-7.2.txt");
+
+/// Requests whose answer differs on purpose, with the text that newer agents have.
+const NEWER: [(&str, &str); 2] = [
+    // 11.1 says what belongs there.
+    ("{\"execute\":\"guest-ping\",}\n", "expecting key"),
+    ("{1:2}\n", "expecting key"),
+];
+
+struct Exchange {
+    request: Vec<u8>,
+    replies: Vec<Vec<u8>>,
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match (byte, byte == b'\\') {
+            (byte, false) => byte,
+            _ => match rest.next().unwrap() {
+                b'n' => b'\n',
+                b'r' => b'\r',
+                b't' => b'\t',
+                b'x' => {
+                    let digits = [rest.next().unwrap(), rest.next().unwrap()];
+                    u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
+                }
+                other => other,
+            },
+        });
+    }
+    bytes
+}
+
+/// The exchanges under the headings for which `wanted` is true.
+fn exchanges(wanted: impl Fn(&str) -> bool) -> Vec<Exchange> {
+    let mut found: Vec<Exchange> = Vec::new();
+    let mut taking = false;
+    for line in QEMU_GA_7_2.lines() {
+        if let Some(heading) = line.strip_prefix("# ") {
+            taking = wanted(heading);
+        } else if !taking {
+        } else if let Some(request) = line.strip_prefix("> ") {
+            found.push(Exchange { request: unescape(request), replies: Vec::new() });
+        } else if let Some(reply) = line.strip_prefix("< ") {
+            found.last_mut().unwrap().replies.push(unescape(reply));
+        }
+    }
+    assert!(!found.is_empty());
+    found
+}
+
+/// A line as what it means: the sentinel, and the JSON without regard to member order.
+fn meaning(line: &[u8]) -> (bool, Value) {
+    let delimited = line.first() == Some(&0xFF);
+    assert_eq!(line.last(), Some(&b'\n'));
+    let mut value: Value = serde_json::from_slice(&line[usize::from(delimited)..]).unwrap();
+    if let Some(Value::String(desc)) = value.pointer_mut("/error/desc") {
+        // 11.1 puts LINE:COL: in front.
+        if let Some(at) = desc.find("JSON parse error") {
+            desc.drain(..at);
+        }
+    }
+    (delimited, value)
+}
+
+/// Enough of an agent for everything that the server itself cannot answer.
+fn run(job: &Job) -> Outcome {
+    fn check<C: Command>(job: &Job) -> Result<C, QgaError> {
+        job.request.arguments::<C>()
+    }
+    let echo = |job: &Job| check::<GuestSync>(job).map(|sync| sync.id).into();
+    let refuse = |refused: Result<(), QgaError>| Outcome::from(refused.map(|()| Empty {}));
+    match job.info.name {
+        "guest-sync" | "guest-sync-delimited" => echo(job),
+        "guest-ping" => refuse(check::<GuestPing>(job).map(drop)),
+        "guest-file-read" => refuse(check::<GuestFileRead>(job).map(drop)),
+        "guest-file-seek" => refuse(check::<GuestFileSeek>(job).map(drop)),
+        "guest-file-write" => refuse(check::<GuestFileWrite>(job).map(drop)),
+        "guest-file-close" => refuse(check::<GuestFileClose>(job).map(drop)),
+        "guest-fsfreeze-status" => refuse(check::<GuestFsfreezeStatus>(job).map(drop)),
+        "guest-shutdown" => refuse(check::<GuestShutdown>(job).map(drop)),
+        other => panic!("{other}"),
+    }
+}
+
+fn answer(server: &mut Server, request: &[u8]) -> Vec<Vec<u8>> {
+    let now = Instant::now();
+    server.feed(request);
+    while let Some(job) = server.poll(now, &mut |_| true) {
+        let outcome = run(&job);
+        server.complete(job.ticket, outcome);
+    }
+    let mut output = Vec::new();
+    while !server.output().is_empty() {
+        output.extend_from_slice(server.output());
+        server.consume_output(server.output().len());
+    }
+    output.split_inclusive(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect()
+}
+
+#[test]
+fn our_server_answers_as_qemu_ga_does() {
+    let mut server = Server::new();
+    for Exchange { request, replies } in exchanges(|heading| !heading.starts_with("Files")) {
+        let ours: Vec<_> = answer(&mut server, &request).iter().map(|line| meaning(line)).collect();
+        let mut theirs: Vec<_> = replies.iter().map(|line| meaning(line)).collect();
+        let shown = String::from_utf8_lossy(&request);
+        if let Some((_, text)) = NEWER.iter().find(|(newer, _)| newer.as_bytes() == request) {
+            let desc = theirs[0].1.pointer_mut("/error/desc").unwrap();
+            assert_ne!(
+                desc,
+                &Value::from(format!("JSON parse error, {text}")),
+                "{shown}: no difference"
+            );
+            *desc = Value::from(format!("JSON parse error, {text}"));
+        }
+        assert_eq!(ours, theirs, "{shown}");
+    }
+}
+
+#[test]
+fn single_replies_are_the_same_to_the_byte() {
+    // Members of one-member objects have no order to differ in.
+    for Exchange { request, replies } in exchanges(|heading| heading == "Session") {
+        let ours = answer(&mut Server::new(), &request);
+        for (ours, theirs) in ours.iter().zip(&replies) {
+            if !theirs.windows(5).any(|window| window == b"stray") {
+                assert_eq!(String::from_utf8_lossy(ours), String::from_utf8_lossy(theirs));
+            }
+        }
+    }
+}
