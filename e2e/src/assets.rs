@@ -93,7 +93,11 @@ impl Programs {
             .find(|dir| dir.join("qga-e2e-guest").is_file())
             .context("no qga-e2e-guest beside this program; run cargo build -p qga-e2e")?;
         let named = |variable: &str| env::var_os(variable).map(PathBuf::from);
-        let built = |path: PathBuf| path.is_file().then_some(path);
+        // What runs but knows no version is no daemon yet.
+        let built = |path: PathBuf| {
+            let done = Command::new(&path).arg("--version").output().ok()?;
+            (done.status.success() && !done.stdout.is_empty()).then_some(path)
+        };
         Ok(Self {
             guest: beside.join("qga-e2e-guest"),
             agent: named("QGA_E2E_AGENT")

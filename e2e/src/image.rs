@@ -64,19 +64,15 @@ pub(crate) fn root_disk(assets: &Assets, agent: &GuestAgent, path: &Path) -> Res
     install(&assets.programs.guest, &root.join("bin/qga-e2e-guest"))?;
     symlink("busybox", root.join("bin/sh"))?;
     symlink("/run", root.join("var/run"))?;
-    for (name, content) in [
-        ("sbin/init", INIT),
-        ("sbin/poweroff", POWER),
-        ("sbin/halt", POWER),
-        ("sbin/reboot", POWER),
-    ] {
-        fs::write(root.join(name), content)?;
-        fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o755))?;
+    program(&root.join("sbin/init"), INIT)?;
+    // Which of these an agent calls depends on its version.
+    for name in ["poweroff", "halt", "reboot", "shutdown"] {
+        program(&root.join("sbin").join(name), POWER)?;
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\n")?;
 
-    let program = match agent {
+    let agent_path = match agent {
         GuestAgent::Ours(binary) => {
             install(binary, &root.join("usr/sbin/qga-agent"))?;
             "/usr/sbin/qga-agent"
@@ -89,7 +85,7 @@ pub(crate) fn root_disk(assets: &Assets, agent: &GuestAgent, path: &Path) -> Res
     fs::write(
         root.join("etc/agent-command"),
         format!(
-            "{program} -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run/qga -v\n"
+            "{agent_path} -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run/qga -v\n"
         ),
     )?;
 
@@ -115,6 +111,11 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 fn install(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).with_context(|| format!("copying {}", from.display()))?;
     Ok(fs::set_permissions(to, fs::Permissions::from_mode(0o755))?)
+}
+
+fn program(path: &Path, content: &[u8]) -> Result<()> {
+    fs::write(path, content)?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
