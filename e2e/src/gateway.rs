@@ -1,0 +1,80 @@
+//! A `qga-gateway` process with a configuration of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::Process;
+use crate::rest::Rest;
+use crate::wait::until;
+
+/// Until it says that it is ready.
+const READY_BOUND: Duration = Duration::from_secs(20);
+
+/// A running gateway, killed when dropped.
+#[derive(Debug)]
+pub struct Gateway {
+    program: PathBuf,
+    dir: PathBuf,
+    process: Process,
+}
+
+impl Gateway {
+    /// Starts `program` with the VMs named by `vms` (id and socket) and waits until it is ready.
+    /// It keeps its socket, configuration and log in `dir`.
+    ///
+    /// # Errors
+    /// It does not become ready; the message holds its log.
+    pub fn start(program: &Path, dir: &Path, vms: &[(&str, PathBuf)]) -> Result<Self> {
+        use std::fmt::Write as _;
+        let mut config = format!("[listen]\nunix = {:?}\n", dir.join("api.sock"));
+        for (id, socket) in vms {
+            write!(config, "\n[[vm]]\nid = {id:?}\nsocket = {socket:?}\n")?;
+        }
+        fs::write(dir.join("gateway.toml"), config)?;
+        let process = spawn(program, dir)?;
+        Ok(Self { program: program.to_owned(), dir: dir.to_owned(), process })
+    }
+
+    /// A client of it.
+    pub fn rest(&self) -> Rest {
+        Rest::new(&self.dir.join("api.sock"))
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("gateway.log")).unwrap_or_default()
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again with the same configuration and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process = spawn(&self.program, &self.dir)?;
+        Ok(())
+    }
+}
+
+fn spawn(program: &Path, dir: &Path) -> Result<Process> {
+    let log = dir.join("gateway.log");
+    let config = dir.join("gateway.toml");
+    let mut process = Process::spawn(program, [Path::new("--config"), config.as_path()], &log)?;
+    let rest = Rest::new(&dir.join("api.sock"));
+    until("the gateway's /readyz", READY_BOUND, || {
+        if let Some(status) = process.ended()? {
+            bail!("the gateway ended: {status}");
+        }
+        Ok(rest.get("/readyz").ok().filter(|reply| reply.status == 200).map(drop))
+    })
+    .with_context(|| format!("its log:\n{}", fs::read_to_string(&log).unwrap_or_default()))?;
+    Ok(process)
+}

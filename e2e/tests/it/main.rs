@@ -1,0 +1,20 @@
+//! Real VMs, driven over the bare agent socket and through REST.
+//!
+//! Each test boots one guest and runs a topic in it, once with our agent and once with Debian's.
+
+#[cfg(test)]
+mod guests;
+#[cfg(test)]
+mod raw;
+#[cfg(test)]
+mod rest_busy;
+#[cfg(test)]
+mod rest_files;
+#[cfg(test)]
+mod rest_freeze;
+#[cfg(test)]
+mod rest_power;
+#[cfg(test)]
+mod rest_restart;
+#[cfg(test)]
+mod scenario;
