@@ -62,7 +62,7 @@ pub(crate) fn client(bytes: &[u8]) {
     client.handle_timeout(now + Duration::from_secs(10));
 }
 
-/// Any text that the deframer accepts is JSON for serde_json too, but for the dialect.
+/// Any text that the deframer accepts is JSON for `serde_json` too, but for the dialect.
 fn agrees_with_serde_json(bytes: &[u8]) {
     let mut input = [bytes, b" "].concat();
     if input.contains(&b'\'') || input.windows(2).any(|pair| pair == [0xC0, 0x80]) {
@@ -77,18 +77,20 @@ fn agrees_with_serde_json(bytes: &[u8]) {
     }
 }
 
+fn replay(name: &str, entry: fn(&[u8])) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
+    let mut files = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        entry(&std::fs::read(file.unwrap().path()).unwrap());
+        files += 1;
+    }
+    assert!(files >= 5, "{name}: {files} files");
+}
+
 #[test]
 fn the_corpus_is_replayed() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
-    let entries: [(&str, fn(&[u8])); 2] = [("server", server), ("client", client)];
-    for (name, entry) in entries {
-        let mut files = 0;
-        for file in std::fs::read_dir(root.join(name)).unwrap() {
-            entry(&std::fs::read(file.unwrap().path()).unwrap());
-            files += 1;
-        }
-        assert!(files >= 5, "{name}: {files} files");
-    }
+    replay("server", server);
+    replay("client", client);
 }
 
 /// Fragments that get further than random bytes do.

@@ -10,19 +10,18 @@
 //!      └──────── no answer ───────┘
 //! ```
 //!
-//! A sync is a 0xFF, which flushes what a predecessor may have left half-sent, then
-//! `guest-sync-delimited`, then a `guest-sync` with an `id` member, whose answer tells whether
-//! the agent echoes ids. An agent without the delimited form (before QEMU 1.1) answers with
-//! `CommandNotFound`; then a plain `guest-sync` follows.
-//!
 //! Once an agent has been seen to echo an `id`, each command has a unique one, a reply with
 //! another is dropped, and commands may be pipelined. Without, there is one command at a time,
 //! and order is all there is.
 
+mod handshake;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::command::{Command, CommandInfo, GuestSync, GuestSyncDelimited};
+pub use self::handshake::SyncIds;
+use self::handshake::{Handshake, Step};
+use crate::command::{Command, CommandInfo};
 use crate::lines::{Line, Lines};
 use crate::reply::{Content, Reply};
 pub use crate::reply::{ReplyError, ReplyText};
@@ -43,31 +42,6 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self { sync_timeout: Duration::from_secs(5), idle_line_cap: 64 << 10 }
     }
-}
-
-/// Random numbers for one sync. Their use is up when [`Client::start_sync`] has taken them.
-#[derive(Clone, Copy, Debug)]
-pub struct SyncIds {
-    /// For the delimited sync.
-    pub delimited: u64,
-    /// For the probe whether ids are echoed.
-    pub probe: u64,
-    /// For the plain sync that old agents get.
-    pub plain: u64,
-    /// Starts the `id` members of commands.
-    pub session: u64,
-}
-
-impl SyncIds {
-    /// From any source of random 64-bit numbers.
-    pub fn from_fn(mut random: impl FnMut() -> u64) -> Self {
-        Self { delimited: random(), probe: random(), plain: random(), session: random() }
-    }
-}
-
-/// A number as every agent can echo it: 63 bits.
-fn echoable(random: u64) -> i64 {
-    i64::try_from(random >> 1).unwrap_or(0)
 }
 
 /// Ties a reply to its call.
@@ -150,18 +124,8 @@ pub struct NotReady;
 #[derive(Debug)]
 enum Phase {
     Unsynced,
-    Syncing { ids: SyncIds, progress: Progress, deadline: Instant },
+    Syncing { handshake: Handshake, deadline: Instant },
     Ready,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    /// Nothing of use came yet.
-    Waiting,
-    /// The delimited sync was answered; the probe's answer is next.
-    Probing,
-    /// The agent may not know the delimited form: the plain one was sent too.
-    Plain,
 }
 
 #[derive(Debug)]
@@ -220,19 +184,9 @@ impl Client {
 
     /// Sends a sync. Calls still in flight may be answered until the sync is.
     pub fn start_sync(&mut self, now: Instant, ids: SyncIds) {
-        let delimited = echoable(ids.delimited);
-        let probe = echoable(ids.probe);
-        let text = format!(
-            "{{\"execute\":\"{}\",\"arguments\":{{\"id\":{delimited}}}}}\n\
-             {{\"execute\":\"{}\",\"arguments\":{{\"id\":{probe}}},\"id\":\"{:016x}\"}}\n",
-            GuestSyncDelimited::INFO.name,
-            GuestSync::INFO.name,
-            ids.session,
-        );
-        self.output.push(0xFF);
-        self.output.extend_from_slice(text.as_bytes());
-        let deadline = now + self.config.sync_timeout;
-        self.phase = Phase::Syncing { ids, progress: Progress::Waiting, deadline };
+        let handshake = Handshake::new(ids);
+        handshake.write_opening(&mut self.output);
+        self.phase = Phase::Syncing { handshake, deadline: now + self.config.sync_timeout };
     }
 
     /// Whether [`send`](Self::send) would take this command now.
@@ -369,84 +323,51 @@ impl Client {
             return;
         }
         let reply = Reply::parse(line, start);
-        match (self.sync_state(), reply) {
-            (Some((ids, progress)), Ok(reply)) => {
-                self.receive_while_syncing(now, ids, progress, reply, delimited);
+        match (&self.phase, reply) {
+            (Phase::Syncing { handshake, .. }, Ok(reply)) => {
+                let handshake = *handshake;
+                self.receive_while_syncing(now, handshake, reply, delimited);
             }
-            (None, Ok(reply)) if !delimited => self.receive_reply(reply),
-            (None, Ok(_)) => self.drop(DropReason::Unsolicited),
-            (Some(_), Err(_)) => self.drop(DropReason::Garbage),
-            (None, Err(cause)) => self.receive_garbage(cause),
-        }
-    }
-
-    fn sync_state(&self) -> Option<(SyncIds, Progress)> {
-        match self.phase {
-            Phase::Syncing { ids, progress, .. } => Some((ids, progress)),
-            _ => None,
+            (Phase::Syncing { .. }, Err(_)) => self.drop(DropReason::Garbage),
+            (_, Ok(reply)) if !delimited => self.receive_reply(reply),
+            (_, Ok(_)) => self.drop(DropReason::Unsolicited),
+            (_, Err(cause)) => self.receive_garbage(cause),
         }
     }
 
     fn receive_while_syncing(
         &mut self,
         now: Instant,
-        ids: SyncIds,
-        progress: Progress,
+        mut handshake: Handshake,
         reply: Reply,
         delimited: bool,
     ) {
-        if delimited {
-            if reply.is_integer(echoable(ids.delimited)) {
-                self.set_progress(Progress::Probing);
-            } else {
-                self.drop(DropReason::Unsolicited);
-            }
-            return;
+        let step = handshake.receive(&reply, delimited);
+        if let Phase::Syncing { handshake: kept, .. } = &mut self.phase {
+            *kept = handshake;
         }
-        match progress {
-            Progress::Probing => {
-                let echoed = format!("\"{:016x}\"", ids.session);
-                let answers_probe = reply.is_integer(echoable(ids.probe));
-                let echoes = answers_probe && reply.id() == Some(&echoed);
-                if answers_probe || reply.is_error() {
-                    self.synced(ids, echoes, true);
-                } else {
-                    self.drop(DropReason::Unsolicited);
-                }
+        match step {
+            Step::Wait => {}
+            Step::SendPlain => {
+                handshake.write_plain(&mut self.output);
+                self.plain_sync = Some(handshake.plain());
+                // It is another round trip.
+                let deadline = now + self.config.sync_timeout;
+                self.phase = Phase::Syncing { handshake, deadline };
             }
-            Progress::Plain if reply.is_integer(echoable(ids.plain)) => {
-                self.synced(ids, false, false);
+            Step::Synced { echoes_id, delimited } => {
+                self.synced(handshake.session(), echoes_id, delimited);
             }
             // A slow reply to a call that is still waiting.
-            _ if reply.id().is_some() => self.receive_reply(reply),
-            Progress::Waiting if reply.is_not_found() => {
-                let plain = echoable(ids.plain);
-                let text = format!(
-                    "{{\"execute\":\"{}\",\"arguments\":{{\"id\":{plain}}}}}\n",
-                    GuestSync::INFO.name
-                );
-                self.output.extend_from_slice(text.as_bytes());
-                self.plain_sync = Some(plain);
-                self.set_progress(Progress::Plain);
-                // It is another round trip.
-                if let Phase::Syncing { deadline, .. } = &mut self.phase {
-                    *deadline = now + self.config.sync_timeout;
-                }
-            }
-            _ => self.drop(DropReason::Unsolicited),
+            Step::NotMine if !delimited && reply.id().is_some() => self.receive_reply(reply),
+            Step::NotMine => self.drop(DropReason::Unsolicited),
         }
     }
 
-    fn set_progress(&mut self, new: Progress) {
-        if let Phase::Syncing { progress, .. } = &mut self.phase {
-            *progress = new;
-        }
-    }
-
-    fn synced(&mut self, ids: SyncIds, echoes_id: bool, delimited: bool) {
+    fn synced(&mut self, session: u64, echoes_id: bool, delimited: bool) {
         self.phase = Phase::Ready;
         self.echoes_id = echoes_id;
-        self.session = ids.session;
+        self.session = session;
         // Agents answer in order: what is not answered by now never will be.
         while let Some(lost) = self.in_flight.pop_front() {
             self.events

@@ -1,0 +1,18 @@
+# Thin on purpose: each target is one script or one cargo command.
+
+.PHONY: demo test check bench openapi
+
+demo: ## A real VM frozen and thawed over HTTP, then yours to play with until Ctrl-C
+	@scripts/demo
+
+test: ## Everything: format, lints, docs, unit, property, wire, interop, OpenAPI, real VMs
+	@scripts/test
+
+check: ## The quick part of `make test`: format and lints
+	@scripts/check
+
+bench: ## Our agent, qemu-ga and a bare server side by side; the gateway beside bare axum
+	@scripts/bench
+
+openapi: ## Regenerate openapi/gateway.json from the router
+	@cargo run --quiet --package qga-gateway -- openapi > openapi/gateway.json.new && mv openapi/gateway.json.new openapi/gateway.json
