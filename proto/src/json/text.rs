@@ -99,8 +99,16 @@ impl<'a> Value<'a> {
 
     /// The string's content, if this is one.
     pub fn string(self) -> Option<Cow<'a, str>> {
-        // The check has read every string; a failure here cannot happen.
-        (self.kind() == TokenKind::String).then(|| unescape(self.raw()).unwrap_or_default())
+        if self.kind() != TokenKind::String {
+            return None;
+        }
+        // The check has read every string: neither way can fail.
+        let raw = self.raw();
+        Some(if self.token().plain {
+            Cow::Borrowed(std::str::from_utf8(&raw[1..raw.len() - 1]).unwrap_or_default())
+        } else {
+            unescape(raw).unwrap_or_default()
+        })
     }
 
     /// Members of an object in order; nothing for any other value.
