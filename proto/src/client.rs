@@ -10,6 +10,9 @@
 //!      └──────── no answer ───────┘
 //! ```
 //!
+//! A thaw is the exception: once the connection has been synced, it may go out behind a freeze that
+//! does not answer, and behind the sync that follows. A guest must not stand still for want of order.
+//!
 //! A sync is a 0xFF, which flushes what a predecessor may have left half-sent, then
 //! `guest-sync-delimited`, then a `guest-sync` with an `id` member, whose answer tells whether
 //! the agent echoes ids. An agent without the delimited form (before QEMU 1.1) answers with
@@ -22,7 +25,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::command::{Command, CommandInfo, GuestSync, GuestSyncDelimited};
+use crate::command::{Command, CommandInfo, GuestFsfreezeThaw, GuestSync, GuestSyncDelimited};
 use crate::lines::{Line, Lines};
 use crate::reply::{Content, Reply};
 pub use crate::reply::{ReplyError, ReplyText};
@@ -171,6 +174,8 @@ struct InFlight {
     pipelined: bool,
     deadline: Instant,
     cap: usize,
+    /// Sent behind the sync that is out: its answer does not mean that this one is lost.
+    behind_sync: bool,
 }
 
 /// The client side of one connection.
@@ -178,6 +183,8 @@ struct InFlight {
 pub struct Client {
     config: ClientConfig,
     phase: Phase,
+    /// A sync has been answered on this connection.
+    was_synced: bool,
     echoes_id: bool,
     session: u64,
     next_call: u64,
@@ -196,6 +203,7 @@ impl Client {
         Self {
             config,
             phase: Phase::Unsynced,
+            was_synced: false,
             echoes_id: false,
             session: 0,
             next_call: 0,
@@ -233,11 +241,20 @@ impl Client {
         self.output.extend_from_slice(text.as_bytes());
         let deadline = now + self.config.sync_timeout;
         self.phase = Phase::Syncing { ids, progress: Progress::Waiting, deadline };
+        self.in_flight.iter_mut().for_each(|call| call.behind_sync = false);
     }
 
     /// Whether [`send`](Self::send) would take this command now.
     pub fn can_send(&self, info: &CommandInfo) -> bool {
-        self.has_room(info.pipelined)
+        self.takes(info.name, info.pipelined)
+    }
+
+    fn takes(&self, name: &str, pipelined: bool) -> bool {
+        let exempt = name == GuestFsfreezeThaw::INFO.name
+            && self.was_synced
+            && !self.needs_sync()
+            && self.in_flight.len() < MAX_IN_FLIGHT;
+        exempt || self.has_room(pipelined)
     }
 
     fn has_room(&self, pipelined: bool) -> bool {
@@ -250,7 +267,7 @@ impl Client {
     /// Sends a command. A command without success response counts as in flight until an error
     /// comes, another command is sent behind it, or its deadline passes.
     pub fn send(&mut self, call: &Call) -> Result<CallId, NotReady> {
-        if !self.has_room(call.pipelined) {
+        if !self.takes(&call.name, call.pipelined) {
             return Err(NotReady);
         }
         let number = self.next_call;
@@ -276,6 +293,7 @@ impl Client {
             pipelined: call.pipelined,
             deadline: call.deadline,
             cap: call.reply_cap,
+            behind_sync: !self.is_synced(),
         });
         Ok(call_id)
     }
@@ -427,6 +445,7 @@ impl Client {
                 );
                 self.output.extend_from_slice(text.as_bytes());
                 self.plain_sync = Some(plain);
+                self.in_flight.iter_mut().for_each(|call| call.behind_sync = false);
                 self.set_progress(Progress::Plain);
                 // It is another round trip.
                 if let Phase::Syncing { deadline, .. } = &mut self.phase {
@@ -445,13 +464,18 @@ impl Client {
 
     fn synced(&mut self, ids: SyncIds, echoes_id: bool, delimited: bool) {
         self.phase = Phase::Ready;
+        self.was_synced = true;
         self.echoes_id = echoes_id;
         self.session = ids.session;
         // Agents answer in order: what is not answered by now never will be.
-        while let Some(lost) = self.in_flight.pop_front() {
-            self.events
-                .push_back(ClientEvent::Reply { call: lost.call, result: Err(ReplyError::Lost) });
-        }
+        let events = &mut self.events;
+        self.in_flight.retain_mut(|call| {
+            if !call.behind_sync {
+                let result = Err(ReplyError::Lost);
+                events.push_back(ClientEvent::Reply { call: call.call, result });
+            }
+            std::mem::take(&mut call.behind_sync)
+        });
         self.events.push_back(ClientEvent::Synced { echoes_id, delimited });
     }
 

@@ -5,5 +5,6 @@ mod dependencies;
 mod fuzz;
 mod pair;
 mod server;
+mod thaw;
 mod transcripts;
 mod wire;
