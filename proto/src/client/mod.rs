@@ -10,6 +10,9 @@
 //!      └──────── no answer ───────┘
 //! ```
 //!
+//! A thaw is the exception: once the connection has been synced, it may go out behind a freeze that
+//! does not answer, and behind the sync that follows. A guest must not stand still for want of order.
+//!
 //! Once an agent has been seen to echo an `id`, each command has a unique one, a reply with
 //! another is dropped, and commands may be pipelined. Without, there is one command at a time,
 //! and order is all there is.
@@ -21,7 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use self::handshake::SyncIds;
 use self::handshake::{Handshake, Step};
-use crate::command::{Command, CommandInfo};
+use crate::command::{Command, CommandInfo, GuestFsfreezeThaw};
 use crate::lines::{Line, Lines};
 use crate::reply::{Content, Reply};
 pub use crate::reply::{ReplyError, ReplyText};
@@ -135,6 +138,8 @@ struct InFlight {
     pipelined: bool,
     deadline: Instant,
     cap: usize,
+    /// Sent behind the sync that is out: its answer does not mean that this one is lost.
+    behind_sync: bool,
 }
 
 /// The client side of one connection.
@@ -142,6 +147,8 @@ struct InFlight {
 pub struct Client {
     config: ClientConfig,
     phase: Phase,
+    /// A sync has been answered on this connection.
+    was_synced: bool,
     echoes_id: bool,
     session: u64,
     next_call: u64,
@@ -160,6 +167,7 @@ impl Client {
         Self {
             config,
             phase: Phase::Unsynced,
+            was_synced: false,
             echoes_id: false,
             session: 0,
             next_call: 0,
@@ -187,11 +195,20 @@ impl Client {
         let handshake = Handshake::new(ids);
         handshake.write_opening(&mut self.output);
         self.phase = Phase::Syncing { handshake, deadline: now + self.config.sync_timeout };
+        self.in_flight.iter_mut().for_each(|call| call.behind_sync = false);
     }
 
     /// Whether [`send`](Self::send) would take this command now.
     pub fn can_send(&self, info: &CommandInfo) -> bool {
-        self.has_room(info.pipelined)
+        self.takes(info.name, info.pipelined)
+    }
+
+    fn takes(&self, name: &str, pipelined: bool) -> bool {
+        let exempt = name == GuestFsfreezeThaw::INFO.name
+            && self.was_synced
+            && !self.needs_sync()
+            && self.in_flight.len() < MAX_IN_FLIGHT;
+        exempt || self.has_room(pipelined)
     }
 
     fn has_room(&self, pipelined: bool) -> bool {
@@ -204,7 +221,7 @@ impl Client {
     /// Sends a command. A command without success response counts as in flight until an error
     /// comes, another command is sent behind it, or its deadline passes.
     pub fn send(&mut self, call: &Call) -> Result<CallId, NotReady> {
-        if !self.has_room(call.pipelined) {
+        if !self.takes(&call.name, call.pipelined) {
             return Err(NotReady);
         }
         let number = self.next_call;
@@ -230,6 +247,7 @@ impl Client {
             pipelined: call.pipelined,
             deadline: call.deadline,
             cap: call.reply_cap,
+            behind_sync: !self.is_synced(),
         });
         Ok(call_id)
     }
@@ -351,6 +369,7 @@ impl Client {
             Step::SendPlain => {
                 handshake.write_plain(&mut self.output);
                 self.plain_sync = Some(handshake.plain());
+                self.in_flight.iter_mut().for_each(|call| call.behind_sync = false);
                 // It is another round trip.
                 let deadline = now + self.config.sync_timeout;
                 self.phase = Phase::Syncing { handshake, deadline };
@@ -366,13 +385,18 @@ impl Client {
 
     fn synced(&mut self, session: u64, echoes_id: bool, delimited: bool) {
         self.phase = Phase::Ready;
+        self.was_synced = true;
         self.echoes_id = echoes_id;
         self.session = session;
         // Agents answer in order: what is not answered by now never will be.
-        while let Some(lost) = self.in_flight.pop_front() {
-            self.events
-                .push_back(ClientEvent::Reply { call: lost.call, result: Err(ReplyError::Lost) });
-        }
+        let events = &mut self.events;
+        self.in_flight.retain_mut(|call| {
+            if !call.behind_sync {
+                let result = Err(ReplyError::Lost);
+                events.push_back(ClientEvent::Reply { call: call.call, result });
+            }
+            std::mem::take(&mut call.behind_sync)
+        });
         self.events.push_back(ClientEvent::Synced { echoes_id, delimited });
     }
 

@@ -10,6 +10,8 @@ mod pair;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
+mod thaw;
+#[cfg(test)]
 mod transcripts;
 #[cfg(test)]
 mod wire;

@@ -1,0 +1,342 @@
+//! The config file: TOML, read whole and checked before any socket opens.
+//!
+//! ```toml
+//! [listen]
+//! unix = "/run/qga-gateway/api.sock"
+//!
+//! [[vm]]
+//! id = "web-1"
+//! socket = "/run/vms/web-1/qga.sock"
+//! labels = { tier = "web" }
+//!
+//! [[discover]]
+//! glob = "/run/qemu-server/*.qga"
+//! id = "{stem}"
+//! mode = "on-demand"
+//! owner_uids = [0]
+//!
+//! [limits]
+//! ttl_max_seconds = 3600
+//!
+//! [timeouts]
+//! thaw_seconds = 180
+//! ```
+
+mod fields;
+mod locate;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::vm::VmId;
+
+pub use fields::IdTemplate;
+
+/// The gateway's configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the API is served.
+    pub listen: Listen,
+    /// VMs with a known socket.
+    #[serde(rename = "vm")]
+    pub vms: Vec<VmConfig>,
+    /// Patterns of sockets that come and go.
+    pub discover: Vec<DiscoverConfig>,
+    /// Bounds on memory, time and numbers.
+    pub limits: Limits,
+    /// How long a command of each class may take before its caller gives up.
+    pub timeouts: Timeouts,
+}
+
+/// Where the API is served.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// The Unix socket; `/run/qga-gateway/api.sock` unless told.
+    pub unix: PathBuf,
+    /// A loopback address, if TCP is wanted too.
+    #[serde(deserialize_with = "fields::loopback")]
+    pub tcp: Option<SocketAddr>,
+    /// Where the bearer token for TCP is kept; made if it is missing.
+    pub token_file: PathBuf,
+    /// Names accepted in `Host`, next to the loopback ones.
+    pub allowed_hosts: Vec<String>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            unix: "/run/qga-gateway/api.sock".into(),
+            tcp: None,
+            token_file: "/run/qga-gateway/token".into(),
+            allowed_hosts: Vec::new(),
+        }
+    }
+}
+
+/// One VM with a known socket.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmConfig {
+    /// The VM's id.
+    pub id: VmId,
+    /// The chardev's socket.
+    #[serde(deserialize_with = "fields::absolute")]
+    pub socket: PathBuf,
+    /// Labels, for selectors and for people.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// When the gateway holds the socket.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Users as whom the socket's listener may run; empty for any.
+    #[serde(default)]
+    pub owner_uids: Vec<u32>,
+}
+
+/// A pattern of sockets that come and go.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiscoverConfig {
+    /// Absolute path with `*`, `?` and `[…]` in its components.
+    #[serde(deserialize_with = "fields::pattern")]
+    pub glob: glob::Pattern,
+    /// How a path gives the VM's id; `{stem}` unless told.
+    #[serde(default)]
+    pub id: IdTemplate,
+    /// Labels of every VM found.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// When the gateway holds the sockets; on demand in Proxmox VE's layout, where others connect
+    /// per command, and persistent elsewhere.
+    pub mode: Option<Mode>,
+    /// Users as whom the listeners may run; empty for any.
+    #[serde(default)]
+    pub owner_uids: Vec<u32>,
+}
+
+impl DiscoverConfig {
+    /// The mode told, or the one that fits the layout.
+    pub fn mode(&self) -> Mode {
+        let proxmox = ["/run/qemu-server/", "/var/run/qemu-server/"];
+        let shared = proxmox.iter().any(|dir| self.glob.as_str().starts_with(dir));
+        self.mode.unwrap_or(if shared { Mode::OnDemand } else { Mode::Persistent })
+    }
+}
+
+/// When the gateway holds a VM's socket, which serves one client at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// As long as it can.
+    #[default]
+    Persistent,
+    /// Only while there is something to say.
+    OnDemand,
+}
+
+/// Bounds on memory, time and numbers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Calls that may wait for one VM.
+    pub queue_depth: usize,
+    /// Longest reply line that any command may bring.
+    pub reply_cap_bytes: usize,
+    /// How long a call waits for a link that is being made.
+    #[serde(rename = "connect_wait_seconds", deserialize_with = "fields::seconds")]
+    pub connect_wait: Duration,
+    /// How long a sync may take before the link counts as silent.
+    #[serde(rename = "sync_seconds", deserialize_with = "fields::seconds")]
+    pub sync: Duration,
+    /// First pause after a failed connection or sync; it doubles from there.
+    #[serde(rename = "backoff_min_seconds", deserialize_with = "fields::seconds")]
+    pub backoff_min: Duration,
+    /// Longest pause.
+    #[serde(rename = "backoff_max_seconds", deserialize_with = "fields::seconds")]
+    pub backoff_max: Duration,
+    /// How long an on-demand link stays after its last call.
+    #[serde(rename = "idle_disconnect_seconds", deserialize_with = "fields::seconds")]
+    pub idle_disconnect: Duration,
+    /// How often sockets are looked for without being told by the kernel.
+    #[serde(rename = "rescan_seconds", deserialize_with = "fields::seconds")]
+    pub rescan: Duration,
+    /// A lease's time to live, if its caller names none.
+    #[serde(rename = "ttl_default_seconds", deserialize_with = "fields::seconds")]
+    pub ttl_default: Duration,
+    /// Longest time to live.
+    #[serde(rename = "ttl_max_seconds", deserialize_with = "fields::seconds")]
+    pub ttl_max: Duration,
+    /// Bound on freezing, if the caller names none.
+    #[serde(rename = "freeze_timeout_default_seconds", deserialize_with = "fields::seconds")]
+    pub freeze_timeout_default: Duration,
+    /// Longest bound on freezing.
+    #[serde(rename = "freeze_timeout_max_seconds", deserialize_with = "fields::seconds")]
+    pub freeze_timeout_max: Duration,
+    /// How long a lease whose VM is gone is held for the VM to come back.
+    #[serde(rename = "orphan_seconds", deserialize_with = "fields::seconds")]
+    pub orphan: Duration,
+    /// Ended leases that stay readable.
+    pub ended_leases: usize,
+    /// How long they stay readable.
+    #[serde(rename = "ended_lease_seconds", deserialize_with = "fields::seconds")]
+    pub ended_lease: Duration,
+    /// How long a stop may take to thaw what is frozen.
+    #[serde(rename = "shutdown_grace_seconds", deserialize_with = "fields::seconds")]
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            queue_depth: 64,
+            reply_cap_bytes: 72 << 20, // qemu-ga reads 48 MiB at most, which is 64 MiB of base64
+            connect_wait: seconds(2),
+            sync: seconds(5),
+            backoff_min: Duration::from_millis(50),
+            backoff_max: seconds(30),
+            idle_disconnect: seconds(3),
+            rescan: seconds(30),
+            ttl_default: seconds(60),
+            ttl_max: seconds(3600),
+            freeze_timeout_default: seconds(30),
+            freeze_timeout_max: seconds(600),
+            orphan: seconds(3600),
+            ended_leases: 10_000,
+            ended_lease: seconds(7 * 86_400),
+            shutdown_grace: seconds(30),
+        }
+    }
+}
+
+/// How long a command of each class may take, from the call to its reply.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// Ping, info, sync, status.
+    #[serde(rename = "session_seconds", deserialize_with = "fields::seconds")]
+    pub session: Duration,
+    /// File handles.
+    #[serde(rename = "file_seconds", deserialize_with = "fields::seconds")]
+    pub file: Duration,
+    /// Freezing, where no lease bounds it.
+    #[serde(rename = "freeze_seconds", deserialize_with = "fields::seconds")]
+    pub freeze: Duration,
+    /// Thawing.
+    #[serde(rename = "thaw_seconds", deserialize_with = "fields::seconds")]
+    pub thaw: Duration,
+    /// Shutdown.
+    #[serde(rename = "shutdown_seconds", deserialize_with = "fields::seconds")]
+    pub shutdown: Duration,
+    /// Everything else.
+    #[serde(rename = "other_seconds", deserialize_with = "fields::seconds")]
+    pub other: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            session: seconds(10),
+            file: seconds(30),
+            freeze: seconds(60),
+            thaw: seconds(180),
+            shutdown: seconds(60),
+            other: seconds(30),
+        }
+    }
+}
+
+/// What is wrong with the config file; shown as one line.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file says something wrong.
+    #[error("{}:{line}: {}{cause}", file.display(), fields::prefix(key))]
+    Invalid {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key as `table.key`, or empty where there is none.
+        key: String,
+        /// Why, on one line.
+        cause: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a config file.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ConfigError::Read { file: file.into(), source })?;
+        Self::parse(&text, file)
+    }
+
+    /// Checks a config file's text; `file` is its name for messages.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let invalid = |offset: usize, key: Option<String>, cause: &str| {
+            let (line, found) = locate::locate(text, offset);
+            let key = key.unwrap_or(found);
+            let cause = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+            ConfigError::Invalid { file: file.into(), line, key, cause }
+        };
+        let config: Self = toml::from_str(text).map_err(|error| {
+            invalid(error.span().map_or(0, |span| span.start), None, error.message())
+        })?;
+        if let Some((key, cause)) = config.contradiction() {
+            return Err(invalid(locate::find(text, &key), Some(key), &cause));
+        }
+        Ok(config)
+    }
+
+    /// The first key that contradicts another, with the reason.
+    fn contradiction(&self) -> Option<(String, String)> {
+        for (n, vm) in self.vms.iter().enumerate() {
+            if let Some(other) = self.vms[..n].iter().position(|other| other.id == vm.id) {
+                let cause = format!("`{}` is the id of vm[{other}] already", vm.id);
+                return Some((format!("vm[{n}].id"), cause));
+            }
+            if let Some(other) = self.vms[..n].iter().position(|other| other.socket == vm.socket) {
+                let cause =
+                    format!("vm[{other}] has that socket already, and it serves one client");
+                return Some((format!("vm[{n}].socket"), cause));
+            }
+        }
+        let l = &self.limits;
+        let zero = [("queue_depth", l.queue_depth), ("reply_cap_bytes", l.reply_cap_bytes)];
+        if let Some((key, _)) = zero.iter().find(|(_, value)| *value == 0) {
+            return Some((format!("limits.{key}"), "must be at least 1".into()));
+        }
+        let ordered = [
+            ("ttl_default_seconds", l.ttl_default, "ttl_max_seconds", l.ttl_max),
+            (
+                "freeze_timeout_default_seconds",
+                l.freeze_timeout_default,
+                "freeze_timeout_max_seconds",
+                l.freeze_timeout_max,
+            ),
+            ("backoff_min_seconds", l.backoff_min, "backoff_max_seconds", l.backoff_max),
+        ];
+        ordered.iter().find(|(_, least, _, most)| least > most).map(|(key, least, of, most)| {
+            let (least, most) = (least.as_secs_f64(), most.as_secs_f64());
+            (format!("limits.{key}"), format!("{least} is more than limits.{of}, {most}"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

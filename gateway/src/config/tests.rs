@@ -1,0 +1,135 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, Path::new("/etc/qga-gateway.toml")).map_err(|e| e.to_string())
+}
+
+fn refusal(text: &str) -> String {
+    let said = parse(text).expect_err(text);
+    assert!(!said.contains('\n'), "one line: {said:?}");
+    said
+}
+
+#[test]
+fn an_empty_file_gives_the_defaults() {
+    let config = parse("").expect("parses");
+    assert_eq!(config.listen.unix, Path::new("/run/qga-gateway/api.sock"));
+    assert_eq!(config.listen.tcp, None);
+    assert!(config.vms.is_empty() && config.discover.is_empty());
+    assert_eq!(config.limits.ttl_default, Duration::from_secs(60));
+    assert!(config.timeouts.thaw > config.timeouts.session);
+}
+
+#[test]
+fn everything_can_be_said() {
+    let config = parse(
+        r#"
+        [listen]
+        unix = "/tmp/api.sock"
+        tcp = "[::1]:8470"
+        token_file = "/tmp/token"
+        allowed_hosts = ["gateway.local"]
+        [[vm]]
+        id = "web-1"
+        socket = "/run/vms/web-1.sock"
+        labels = { tier = "web" }
+        mode = "on-demand"
+        owner_uids = [0, 64055]
+        [[discover]]
+        glob = "/run/qemu-server/*.qga"
+        [[discover]]
+        glob = "/run/vms/*/qga.sock"
+        id = "vm-{dir}"
+        mode = "persistent"
+        [limits]
+        queue_depth = 8
+        backoff_min_seconds = 0.25
+        [timeouts]
+        freeze_seconds = 120
+        "#,
+    )
+    .expect("parses");
+    assert_eq!(config.vms[0].mode, Mode::OnDemand);
+    assert_eq!(config.vms[0].labels["tier"], "web");
+    assert_eq!(config.discover[0].mode(), Mode::OnDemand, "Proxmox VE's layout");
+    assert_eq!(config.discover[1].mode(), Mode::Persistent);
+    assert_eq!(config.limits.backoff_min, Duration::from_millis(250));
+    assert_eq!(config.timeouts.freeze, Duration::from_secs(120));
+    let id = |n: usize, path: &str| config.discover[n].id.apply(Path::new(path));
+    assert_eq!(id(0, "/run/qemu-server/100.qga"), "100".parse().ok());
+    assert_eq!(id(1, "/run/vms/db/qga.sock"), "vm-db".parse().ok());
+    assert_eq!(id(1, "/run/vms/no good/qga.sock"), None);
+}
+
+#[test]
+fn one_line_names_file_key_and_cause() {
+    let said = refusal("[limits]\nqueue_dept = 3\n");
+    assert!(
+        said.starts_with("/etc/qga-gateway.toml:2: limits.queue_dept: unknown field"),
+        "{said}"
+    );
+
+    let said = refusal("\n[[vm]]\nid = \"a b\"\nsocket = \"/x\"\n");
+    assert!(said.starts_with("/etc/qga-gateway.toml:3: vm[0].id: `a b` is not a VM id"), "{said}");
+
+    let said = refusal("[[vm]]\nid = \"a\"\n");
+    assert!(said.contains("vm[0]: missing field `socket`"), "{said}");
+
+    let said = refusal("[timeouts]\nthaw_seconds = -1\n");
+    assert!(said.contains(":2: timeouts.thaw_seconds: must be more than 0"), "{said}");
+
+    let said = refusal("[timeouts]\nthaw_seconds = \"3m\"\n");
+    assert!(said.contains("timeouts.thaw_seconds: expected a number of seconds"), "{said}");
+
+    let said = refusal("[listen\n");
+    assert!(said.starts_with("/etc/qga-gateway.toml:1: "), "{said}");
+
+    let missing = Config::load(Path::new("/nonexistent/x.toml")).expect_err("no file").to_string();
+    assert!(missing.starts_with("/nonexistent/x.toml: No such file"), "{missing}");
+}
+
+#[test]
+fn duplicates_are_refused_with_both_places() {
+    let vms = "[[vm]]\nid = \"a\"\nsocket = \"/x\"\n[[vm]]\nid = \"a\"\nsocket = \"/y\"\n";
+    let said = refusal(vms);
+    assert_eq!(said, "/etc/qga-gateway.toml:5: vm[1].id: `a` is the id of vm[0] already");
+    let said = refusal(&vms.replacen("\"a\"", "\"b\"", 1).replace("/y", "/x"));
+    assert!(said.contains(":6: vm[1].socket: vm[0] has that socket already"), "{said}");
+}
+
+#[test]
+fn only_loopback_is_listened_on() {
+    for address in ["0.0.0.0:80", "192.0.2.1:8470", "[::]:8470"] {
+        let said = refusal(&format!("[listen]\ntcp = \"{address}\"\n"));
+        assert!(
+            said.contains("listen.tcp: ") && said.contains("until the gateway has TLS and rights")
+        );
+    }
+    assert!(refusal("[listen]\ntcp = \"localhost:1\"\n").contains("is no address"));
+}
+
+#[test]
+fn patterns_and_templates_are_checked() {
+    for (glob, cause) in [
+        ("run/*.sock", "is not an absolute path"),
+        ("/run/**/x", "has a `**`"),
+        ("/run/../x", "has a `.` or `..`"),
+        ("/run/[", "invalid range pattern"),
+    ] {
+        let said = refusal(&format!("[[discover]]\nglob = \"{glob}\"\n"));
+        assert!(said.contains("discover[0].glob: ") && said.contains(cause), "{said}");
+    }
+    for (id, cause) in [("vm", "one id"), ("{uuid}", "is none of"), ("{stem", "without its `}`")] {
+        let said = refusal(&format!("[[discover]]\nglob = \"/x/*\"\nid = \"{id}\"\n"));
+        assert!(said.contains("discover[0].id: ") && said.contains(cause), "{said}");
+    }
+}
+
+#[test]
+fn maxima_bound_defaults() {
+    let said = refusal("[limits]\nttl_default_seconds = 100\nttl_max_seconds = 10\n");
+    assert!(said.contains(":2: limits.ttl_default_seconds: 100 is more than"), "{said}");
+    assert!(
+        refusal("[limits]\nqueue_depth = 0\n").contains("limits.queue_depth: must be at least 1")
+    );
+}

@@ -1,0 +1,169 @@
+//! The one task that owns a VM's wire.
+//!
+//! ```text
+//!             a socket (persistent), or a call too (on demand)
+//!   Waiting ----------------------------------------------> connect --- connected ---> Session
+//!     ^  ^                                                     |                          |
+//!     |  +------ pause, until: backoff over, kick, call -------+ no connection            |
+//!     |                                                                                   |
+//!     +------------ idle (on demand), or broken: at once if it was steady, else a pause --+
+//! ```
+//!
+//! Nothing that a guest does ends the task, and no failure is for ever: every pause ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::handle::{CallError, Vm};
+use super::link::LinkState;
+use super::session::{End, Session};
+use super::socket::{self, ConnectError};
+use super::timer::Timer;
+use crate::config::Mode;
+
+/// A connection that lasted this long was a good one: the next is tried without a pause.
+const STEADY: Duration = Duration::from_secs(5);
+
+/// Serves one VM until its handle is closed.
+pub(super) async fn run(vm: Arc<Vm>) {
+    let mut actor = Actor { pause: Duration::ZERO, tried: None, news: true, vm: &vm };
+    while !vm.is_closed() {
+        actor.turn().await;
+    }
+    actor.fail_queue();
+}
+
+struct Actor<'a> {
+    vm: &'a Vm,
+    /// The next pause after a failure.
+    pause: Duration,
+    /// When a connection was last tried.
+    tried: Option<Instant>,
+    /// The socket is new or has changed: see who is there, even if nobody calls.
+    news: bool,
+}
+
+impl Actor<'_> {
+    async fn turn(&mut self) {
+        self.news |= self.vm.take_kick();
+        let wanted = self.vm.mode == Mode::Persistent
+            || self.news
+            || self.vm.is_pinned()
+            || !self.vm.queue().is_empty();
+        if !wanted {
+            self.vm.wake.notified().await;
+            return;
+        }
+        self.tried = Some(Instant::now());
+        match socket::connect(&self.vm.socket, &self.vm.owners) {
+            Ok(stream) => {
+                if !self.vm.link.state().answers() {
+                    let reason = "connected; waiting for the agent's first answer";
+                    self.enter(LinkState::Silent, reason.into());
+                }
+                // Boxed, so that a VM without a connection does not pay for one.
+                let mut session = Box::new(Session::new(self.vm, stream, self.news));
+                let end = session.run().await;
+                let was_up = session.was_up;
+                drop(session);
+                self.ended(end, was_up).await;
+            }
+            Err(error) => self.no_connection(&error).await,
+        }
+    }
+
+    async fn ended(&mut self, end: End, was_up: bool) {
+        self.news = false;
+        match end {
+            End::Closed => {}
+            End::Idle => self.pause = Duration::ZERO,
+            End::Broken(reason) => {
+                let lasted = self.tried.map_or(Duration::ZERO, |tried| tried.elapsed());
+                if was_up {
+                    self.vm.disrupted();
+                    tracing::info!(vm.id = %self.vm.id, "{}: {reason}", self.vm.id);
+                }
+                // What is at the path now decides where the link stands.
+                self.news = true;
+                self.enter(LinkState::Silent, reason);
+                if was_up && lasted >= STEADY {
+                    self.pause = Duration::ZERO;
+                } else {
+                    if !was_up {
+                        self.fail_queue();
+                    }
+                    let pause = self.next_pause();
+                    self.rest(Some(pause)).await;
+                }
+            }
+        }
+    }
+
+    async fn no_connection(&mut self, error: &ConnectError) {
+        let state = match error {
+            ConnectError::Absent => LinkState::Absent,
+            ConnectError::Refused(_) => LinkState::Refused,
+            ConnectError::QueueFull => LinkState::Busy,
+        };
+        self.enter(state, error.to_string());
+        self.fail_queue();
+        // On demand, the next call is the next try; and a socket that appears is told of.
+        self.news = false;
+        let on_demand = self.vm.mode == Mode::OnDemand && !self.vm.is_pinned();
+        if on_demand && state != LinkState::Refused {
+            return;
+        }
+        let pause = self.next_pause();
+        self.news = state == LinkState::Refused;
+        self.rest((state != LinkState::Absent).then_some(pause)).await;
+    }
+
+    /// Waits until the pause is over, the socket may have changed, or a call asks for another try.
+    async fn rest(&mut self, pause: Option<Duration>) {
+        let now = Instant::now();
+        let over = pause.map(|pause| now + pause);
+        // Calls must not turn a refusing socket into a busy loop.
+        let soonest = self.tried.unwrap_or(now) + self.vm.settings.limits.backoff_min;
+        let mut timer = Timer::default();
+        loop {
+            if self.vm.is_closed() {
+                return;
+            }
+            if self.vm.take_kick() {
+                self.news = true;
+                return;
+            }
+            let now = Instant::now();
+            let called = !self.vm.queue().is_empty();
+            if over.is_some_and(|over| over <= now) || called && soonest <= now {
+                return;
+            }
+            timer.arm(over.into_iter().chain(called.then_some(soonest)).min());
+            tokio::select! {
+                () = self.vm.wake.notified() => {}
+                () = timer.fired() => {}
+            }
+        }
+    }
+
+    fn next_pause(&mut self) -> Duration {
+        let limits = &self.vm.settings.limits;
+        self.pause = (self.pause * 2).clamp(limits.backoff_min, limits.backoff_max);
+        self.pause
+    }
+
+    fn enter(&self, state: LinkState, reason: String) {
+        if self.vm.link.set(state, Some(reason)) {
+            tracing::info!(vm.id = %self.vm.id, "{}: {}", self.vm.id, self.vm.link.status());
+        }
+    }
+
+    fn fail_queue(&self) {
+        let waiting = self.vm.queue().take_if(|_| true);
+        for pending in waiting {
+            pending.answer(Err(CallError::Unavailable { link: self.vm.link.status() }));
+        }
+    }
+}

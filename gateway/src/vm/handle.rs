@@ -1,0 +1,399 @@
+//! What the rest of the gateway holds of a VM: a cheap clone that sends typed calls to its actor.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use qga_proto::command::{Command, CommandInfo, GuestFsfreezeThaw};
+use qga_proto::{QgaError, ReplyError, ReplyText};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+
+use super::VmId;
+use super::capabilities::{Capabilities, Interner};
+use super::counters::{Counters, CountersSnapshot};
+use super::link::{Link, LinkState, LinkStatus};
+use super::queue::{Priority, Queue};
+use crate::config::{Config, Limits, Mode, Timeouts, VmConfig};
+
+/// A VM, as the rest of the gateway knows it.
+#[derive(Clone, Debug)]
+pub struct VmHandle(Arc<Vm>);
+
+/// What all VMs share.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) limits: Limits,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) agents: Interner,
+    /// Wakes the discovery: a VM that was kept for its lease may go.
+    pub(crate) unpinned: Notify,
+}
+
+impl Settings {
+    pub(crate) fn new(config: &Config) -> Arc<Self> {
+        Arc::new(Self {
+            limits: config.limits.clone(),
+            timeouts: config.timeouts.clone(),
+            agents: Interner::default(),
+            unpinned: Notify::new(),
+        })
+    }
+}
+
+/// What a VM's actor and its handles share.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    pub(crate) id: VmId,
+    pub(crate) socket: PathBuf,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) owners: Box<[u32]>,
+    pub(crate) mode: Mode,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) link: Link,
+    pub(crate) counters: Counters,
+    queue: Mutex<Queue<Box<Pending>>>,
+    capabilities: Mutex<Option<Arc<Capabilities>>>,
+    /// Wakes the actor: a call, a socket that may have appeared, or the end.
+    pub(crate) wake: Notify,
+    kicked: AtomicBool,
+    closed: AtomicBool,
+    /// Leases that need the VM kept and its connection held.
+    pins: AtomicU32,
+    /// Connections lost and silences begun: what spoils a lease's verdict.
+    disruptions: AtomicU64,
+}
+
+/// A call on its way to the wire.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) work: Work,
+    pub(crate) submitted: Instant,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: oneshot::Sender<Answer>,
+}
+
+/// What a call brings: no text for a sync, and for a success that is not answered.
+pub(crate) type Answer = Result<Option<ReplyText>, CallError>;
+
+/// What is to be done on the wire.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// One command.
+    Call { info: &'static CommandInfo, arguments: String, reply_cap: usize },
+    /// A sync, started after everything before it has been answered.
+    Resync,
+}
+
+/// How long a call may take and how much it may bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallOptions {
+    /// From the call to its reply, waiting in the queue included.
+    pub timeout: Duration,
+    /// Longest reply line in bytes.
+    pub reply_cap: usize,
+}
+
+impl CallOptions {
+    /// The defaults for a command. [`VmHandle::options`] knows the configured ones.
+    pub fn for_command(info: &CommandInfo) -> Self {
+        Self::from_config(info, &Timeouts::default(), Limits::default().reply_cap_bytes)
+    }
+
+    fn from_config(info: &CommandInfo, timeouts: &Timeouts, most: usize) -> Self {
+        let (timeout, reply_cap) = match info.name {
+            "guest-sync" | "guest-sync-delimited" | "guest-ping" => (timeouts.session, 4 << 10),
+            "guest-info" => (timeouts.session, 256 << 10),
+            "guest-fsfreeze-status" => (timeouts.session, 64 << 10),
+            "guest-fsfreeze-freeze" | "guest-fsfreeze-freeze-list" => (timeouts.freeze, 64 << 10),
+            "guest-fsfreeze-thaw" => (timeouts.thaw, 64 << 10),
+            "guest-shutdown" => (timeouts.shutdown, 64 << 10),
+            "guest-file-read" => (timeouts.file, most),
+            name if name.starts_with("guest-file-") => (timeouts.file, 64 << 10),
+            _ => (timeouts.other, 16 << 20),
+        };
+        Self { timeout, reply_cap: reply_cap.min(most) }
+    }
+}
+
+/// Why a call has no answer, and whether the guest may have acted all the same.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError {
+    /// There is no way to the agent. Nothing was sent.
+    #[error("the agent cannot be reached: {link}")]
+    Unavailable {
+        /// Where the link stands.
+        link: LinkStatus,
+    },
+    /// Too many calls wait for this VM. Nothing was sent.
+    #[error("too many calls wait for this VM")]
+    QueueFull,
+    /// No answer in time.
+    #[error("no answer within {} s", after.as_secs_f64())]
+    TimedOut {
+        /// Whether the command had left: then its outcome is unknown.
+        sent: bool,
+        /// How long the call had.
+        after: Duration,
+    },
+    /// The link broke, or fell out of step, after the command had left: its outcome is unknown.
+    #[error("interrupted: {reason}")]
+    Interrupted {
+        /// What happened.
+        reason: String,
+    },
+    /// The answer makes no sense: what the command did is unknown.
+    #[error("unintelligible answer: {reason}")]
+    BadReply {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The agent answered with an error.
+    #[error("the agent says: {0}")]
+    Agent(QgaError),
+    /// The agent does not have that command.
+    #[error("the agent does not have that command")]
+    Unsupported,
+}
+
+impl CallError {
+    /// Whether the guest may have acted although there is no good answer.
+    pub fn outcome_unknown(&self) -> bool {
+        match self {
+            Self::TimedOut { sent, .. } => *sent,
+            Self::Interrupted { .. } | Self::BadReply { .. } => true,
+            Self::Unavailable { .. } | Self::QueueFull | Self::Agent(_) | Self::Unsupported => {
+                false
+            }
+        }
+    }
+}
+
+impl VmHandle {
+    pub(crate) fn new(config: VmConfig, settings: Arc<Settings>) -> Self {
+        let VmConfig { id, socket, labels, mode, owner_uids } = config;
+        Self(Arc::new(Vm {
+            id,
+            socket,
+            labels,
+            owners: owner_uids.into(),
+            mode,
+            link: Link::new(LinkState::Absent, Some("not looked for yet".into())),
+            counters: Counters::default(),
+            queue: Mutex::new(Queue::new(settings.limits.queue_depth)),
+            capabilities: Mutex::default(),
+            wake: Notify::new(),
+            kicked: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            pins: AtomicU32::new(0),
+            disruptions: AtomicU64::new(0),
+            settings,
+        }))
+    }
+
+    /// The VM's id.
+    pub fn id(&self) -> &VmId {
+        &self.0.id
+    }
+
+    /// Its labels.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.0.labels
+    }
+
+    /// Its chardev's socket; a host path, so not for clients.
+    pub fn socket(&self) -> &Path {
+        &self.0.socket
+    }
+
+    /// Where its link stands; never touches the guest.
+    pub fn link(&self) -> LinkStatus {
+        self.0.link.status()
+    }
+
+    /// The link's changes, beginning with the present.
+    pub fn link_changes(&self) -> watch::Receiver<LinkStatus> {
+        self.0.link.subscribe()
+    }
+
+    /// What the agent said that it can do when it was last asked unfrozen.
+    pub fn capabilities(&self) -> Option<Arc<Capabilities>> {
+        lock(&self.0.capabilities).clone()
+    }
+
+    /// What went over the wire so far.
+    pub fn counters(&self) -> CountersSnapshot {
+        self.0.counters.snapshot()
+    }
+
+    /// The configured timeout and cap for a command.
+    pub fn options(&self, info: &CommandInfo) -> CallOptions {
+        self.0.options(info)
+    }
+
+    /// Sends a command and waits for its answer. Dropping the future does not take a command back
+    /// that has left: its reply is consumed and thrown away.
+    pub async fn call<C: Command>(
+        &self,
+        args: C,
+        options: CallOptions,
+    ) -> Result<C::Return, CallError> {
+        let arguments = serde_json::to_string(&args)
+            .map_err(|e| CallError::Agent(QgaError::generic(e.to_string())))?;
+        let CallOptions { timeout, reply_cap } = options;
+        let info = const { &C::INFO };
+        let reply = self.submit(Work::Call { info, arguments, reply_cap }, timeout).await?;
+        let bad = |reason| CallError::BadReply { reason };
+        match reply {
+            Some(text) => text.decode::<C>().map_err(|error| match error {
+                ReplyError::BadReply(reason) => bad(reason),
+                error => bad(error.to_string()),
+            }),
+            None => serde_json::from_str("{}").map_err(|e| bad(e.to_string())),
+        }
+    }
+
+    /// Completes a sync, and nothing else, once all before it has been answered.
+    pub async fn resync(&self, timeout: Duration) -> Result<(), CallError> {
+        self.submit(Work::Resync, timeout).await.map(drop)
+    }
+
+    async fn submit(&self, work: Work, timeout: Duration) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let submitted = Instant::now();
+        let priority = work.priority();
+        let pending = Pending { work, submitted, deadline: submitted + timeout, reply };
+        if self.0.is_closed() {
+            return Err(CallError::Unavailable { link: self.link() });
+        }
+        self.0.queue().push(priority, Box::new(pending)).map_err(|_| CallError::QueueFull)?;
+        self.0.wake.notify_one();
+        match answer.await {
+            Ok(result) => result,
+            // The actor answers everything that it takes; it can only have been torn down.
+            Err(_) => Err(CallError::Interrupted { reason: "the VM was taken away".into() }),
+        }
+    }
+
+    /// Keeps the VM in the registry, and its connection open, until the pin is dropped.
+    pub(crate) fn pin(&self) -> Pin {
+        self.0.pins.fetch_add(1, Ordering::Relaxed);
+        self.0.wake.notify_one();
+        Pin(self.clone())
+    }
+
+    /// How often the link has broken or gone silent.
+    pub(crate) fn disruptions(&self) -> u64 {
+        self.0.disruptions.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.0.is_pinned()
+    }
+
+    pub(crate) fn settings(&self) -> &Arc<Settings> {
+        &self.0.settings
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Vm> {
+        &self.0
+    }
+
+    /// Tells the actor that the socket may have changed.
+    pub(crate) fn kick(&self) {
+        self.0.kicked.store(true, Ordering::Relaxed);
+        self.0.wake.notify_one();
+    }
+
+    /// Ends the actor; calls that wait fail.
+    pub(crate) fn close(&self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+        self.0.wake.notify_one();
+    }
+}
+
+/// Holds a VM and its connection; see [`VmHandle::pin`].
+#[derive(Debug)]
+pub(crate) struct Pin(VmHandle);
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let vm = &self.0.0;
+        if vm.pins.fetch_sub(1, Ordering::Relaxed) == 1 {
+            vm.wake.notify_one();
+            vm.settings.unpinned.notify_one();
+        }
+    }
+}
+
+impl Vm {
+    pub(crate) fn options(&self, info: &CommandInfo) -> CallOptions {
+        let settings = &self.settings;
+        CallOptions::from_config(info, &settings.timeouts, settings.limits.reply_cap_bytes)
+    }
+
+    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue<Box<Pending>>> {
+        lock(&self.queue)
+    }
+
+    pub(crate) fn set_capabilities(&self, capabilities: Capabilities) {
+        *lock(&self.capabilities) = Some(self.settings.agents.intern(capabilities));
+    }
+
+    pub(crate) fn has_capabilities(&self) -> bool {
+        lock(&self.capabilities).is_some()
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pins.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn take_kick(&self) -> bool {
+        self.kicked.swap(false, Ordering::Relaxed)
+    }
+
+    pub(crate) fn disrupted(&self) {
+        self.disruptions.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Work {
+    pub(crate) fn priority(&self) -> Priority {
+        match self {
+            Self::Resync => Priority::Sync,
+            Self::Call { info, .. } => match info.name {
+                name if name == GuestFsfreezeThaw::INFO.name => Priority::Thaw,
+                "guest-file-read" | "guest-file-write" => Priority::Bulk,
+                _ => Priority::Interactive,
+            },
+        }
+    }
+}
+
+impl Pending {
+    /// Answers the caller, if it is still there.
+    pub(crate) fn answer(self, result: Answer) {
+        let _ = self.reply.send(result);
+    }
+
+    pub(crate) fn timed_out(self, sent: bool) {
+        let after = self.deadline - self.submitted;
+        self.answer(Err(CallError::TimedOut { sent, after }));
+    }
+
+    /// Whether success has no answer.
+    pub(crate) fn silent_success(&self) -> bool {
+        matches!(&self.work, Work::Call { info, .. } if !info.success_response)
+    }
+}
+
+/// Nothing here panics while it holds a lock, so a poisoned one is as good as any.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,33 @@
+//! VMs, the way to their agents, and freeze leases.
+//!
+//! [`Registry`] knows the VMs and finds new ones; a [`VmHandle`] sends typed calls to the one task
+//! that owns a VM's socket; [`Leases`] owns freezes.
+
+mod actor;
+mod boottime;
+mod capabilities;
+mod counters;
+mod discovery;
+mod freeze;
+mod guardian;
+mod handle;
+mod id;
+mod lease;
+mod link;
+mod queue;
+mod registry;
+mod session;
+mod sock_diag;
+mod socket;
+mod timer;
+mod verdict;
+mod watch;
+
+pub use capabilities::{Capabilities, CommandState};
+pub use counters::CountersSnapshot;
+pub use freeze::{FreezeError, FreezeRequest, Leases, ShutdownReport};
+pub use handle::{CallError, CallOptions, VmHandle};
+pub use id::{InvalidVmId, VmId};
+pub use lease::{Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Policy, ThawCause, Verdict};
+pub use link::{LinkState, LinkStatus};
+pub use registry::Registry;

@@ -1,0 +1,107 @@
+//! All VMs that the gateway knows, by id.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio_util::sync::CancellationToken;
+
+use super::VmId;
+use super::actor;
+use super::discovery::Discovery;
+use super::handle::{Settings, VmHandle};
+use crate::config::{Config, VmConfig};
+
+/// All VMs that the gateway knows.
+#[derive(Clone, Debug)]
+pub struct Registry(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    vms: RwLock<BTreeMap<VmId, VmHandle>>,
+    settings: Arc<Settings>,
+    closed: CancellationToken,
+}
+
+impl Registry {
+    /// Starts an actor for each configured VM, and the search for the others. Must be called
+    /// within a tokio runtime; returns at once.
+    pub fn start(config: &Config) -> Self {
+        let registry = Self(Arc::new(Inner {
+            vms: RwLock::default(),
+            settings: Settings::new(config),
+            closed: CancellationToken::new(),
+        }));
+        for vm in &config.vms {
+            registry.add(vm.clone());
+        }
+        let discovery = Discovery::new(registry.clone(), &config.discover);
+        tokio::spawn(registry.0.closed.clone().run_until_cancelled_owned(discovery.run()));
+        registry
+    }
+
+    /// The VM with that id.
+    pub fn get(&self, id: &VmId) -> Option<VmHandle> {
+        self.read(|vms| vms.get(id).cloned())
+    }
+
+    /// All VMs, ordered by id.
+    pub fn list(&self) -> Vec<VmHandle> {
+        self.read(|vms| vms.values().cloned().collect())
+    }
+
+    /// Ends all actors and the search. Calls that wait fail; what is frozen stays frozen, so
+    /// [`Leases::shutdown`](super::Leases::shutdown) comes first.
+    pub fn close(&self) {
+        self.0.closed.cancel();
+        for vm in self.list() {
+            vm.close();
+        }
+    }
+
+    pub(crate) fn settings(&self) -> &Arc<Settings> {
+        &self.0.settings
+    }
+
+    /// Adds a VM and starts its actor, unless its id is taken: then gives the holder back.
+    pub(super) fn add(&self, config: VmConfig) -> Option<VmHandle> {
+        let mut vms = self.0.vms.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(holder) = vms.get(&config.id) {
+            return Some(holder.clone());
+        }
+        let vm = VmHandle::new(config, self.0.settings.clone());
+        vms.insert(vm.id().clone(), vm.clone());
+        tokio::spawn(supervise(vm));
+        None
+    }
+
+    pub(super) fn remove(&self, id: &VmId) {
+        let removed = self.0.vms.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        if let Some(vm) = removed {
+            vm.close();
+        }
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&BTreeMap<VmId, VmHandle>) -> T) -> T {
+        read(&self.0.vms.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Runs a VM's actor, and should it ever panic, says so and runs it again.
+async fn supervise(vm: VmHandle) {
+    use std::panic::AssertUnwindSafe;
+    let mut actor = Box::pin(actor::run(vm.shared().clone()));
+    loop {
+        let step = std::future::poll_fn(|cx| {
+            let poll = AssertUnwindSafe(|| actor.as_mut().poll(cx));
+            match std::panic::catch_unwind(poll) {
+                Ok(poll) => poll.map(|()| true),
+                Err(_) => std::task::Poll::Ready(false),
+            }
+        });
+        if step.await {
+            return;
+        }
+        tracing::error!(vm.id = %vm.id(), "{}: its actor panicked and starts afresh", vm.id());
+        actor = Box::pin(actor::run(vm.shared().clone()));
+    }
+}

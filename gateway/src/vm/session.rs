@@ -1,0 +1,494 @@
+//! One connection to a VM's agent, from the connect to its end.
+//!
+//! ```text
+//!   connected                      answered
+//!   --------> Syncing ------------------------------> Up ---+ a call timed out, or its
+//!               |  ^                                  ^ ^   | reply made no sense
+//!    not in     |  +----------------------------------|-|---+
+//!    time, or   v                     answered, late  | |
+//!    busy     Silent ---------------------------------+ +--- commands go out and come back
+//!               |  ^
+//!               +--+ another sync after a pause, unless the last one still lies unread
+//! ```
+//!
+//! Only in `Up` do commands go out ([`Client`] sees to it; a thaw behind a freeze that does not
+//! answer is its one exception). Calls wait out `Syncing` for a short while and fail at once in
+//! `Silent`.
+
+mod events;
+
+use std::io;
+use std::time::Duration;
+
+use qga_proto::{Call, CallId, Client, ClientConfig, SyncIds};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+use super::handle::{CallError, Pending, Vm, Work};
+use super::link::LinkState;
+use super::sock_diag;
+use super::timer::Timer;
+use crate::config::Mode;
+
+/// When to ask the kernel whether a connection was accepted at all. QEMU does it within a
+/// millisecond unless it serves somebody else.
+const LOOK_AFTER: Duration = Duration::from_millis(200);
+
+/// How often to ask again.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// How much a guest may send that nobody asked for, and how fast it is forgiven.
+const SURPLUS_BYTES: usize = 4 << 20;
+const FORGIVEN_PER_SECOND: usize = 256 << 10;
+
+/// How much is read before other actors get a turn.
+const TURN_BYTES: usize = 1 << 20;
+
+/// How long after a command without success response a sync asks whether it is done.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Why a session ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The VM was taken away.
+    Closed,
+    /// On demand, and nobody demands.
+    Idle,
+    /// The connection broke, or the guest made it useless.
+    Broken(String),
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Session<'a> {
+    vm: &'a Vm,
+    stream: UnixStream,
+    client: Client,
+    stage: Stage,
+    calls: Vec<(CallId, Caller)>,
+    /// Resyncs that the outstanding sync will answer.
+    resyncs: Vec<Pending>,
+    wants: Wants,
+    /// Ask what the agent can do even if that is known.
+    refresh: bool,
+    timer: Timer,
+    /// A sync was answered on this connection.
+    pub(super) was_up: bool,
+    idle_since: Instant,
+    settle_at: Option<Instant>,
+    surplus: Surplus,
+    echoes_id: bool,
+    delimited: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// A sync is out and may be answered in time.
+    Syncing { since: Instant, until: Instant, look: Option<Instant> },
+    /// It was not.
+    Silent { again: Instant, pause: Duration },
+    /// It was.
+    Up,
+}
+
+/// Whose call it is.
+#[derive(Debug)]
+enum Caller {
+    Pending(Box<Pending>),
+    Status,
+    Info,
+}
+
+/// What the session itself still wants to ask.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wants {
+    status: bool,
+    info: bool,
+}
+
+/// Bytes that nobody asked for.
+#[derive(Debug)]
+struct Surplus {
+    bytes: usize,
+    at: Instant,
+    /// Room for one late reply to a call that has been given up.
+    late: usize,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(vm: &'a Vm, stream: UnixStream, refresh: bool) -> Self {
+        let now = Instant::now();
+        // The session times syncs by itself: an answer that comes late is still an answer.
+        let never = Duration::from_secs(10 * 365 * 86_400);
+        let config = ClientConfig { sync_timeout: never, ..ClientConfig::default() };
+        vm.counters.connections.add(1);
+        Self {
+            vm,
+            stream,
+            client: Client::new(config),
+            stage: Stage::Silent { again: now, pause: Duration::ZERO },
+            calls: Vec::new(),
+            resyncs: Vec::new(),
+            wants: Wants::default(),
+            refresh,
+            timer: Timer::default(),
+            was_up: false,
+            idle_since: now,
+            settle_at: None,
+            surplus: Surplus { bytes: 0, at: now, late: 0 },
+            echoes_id: false,
+            delimited: false,
+        }
+    }
+
+    /// Serves the VM's queue until the connection ends; every call that was sent is answered.
+    pub(super) async fn run(&mut self) -> End {
+        let end = match self.serve().await {
+            Ok(end) => end,
+            Err(e) => End::Broken(format!("the connection broke: {e}")),
+        };
+        let reason = match &end {
+            End::Closed => "the VM was taken away",
+            End::Idle => "the connection was closed",
+            End::Broken(reason) => reason,
+        };
+        let calls = self.calls.drain(..).filter_map(|(_, caller)| match caller {
+            Caller::Pending(pending) => Some(*pending),
+            Caller::Status | Caller::Info => None,
+        });
+        for pending in calls.chain(self.resyncs.drain(..)) {
+            let lost = Err(CallError::Interrupted { reason: reason.to_owned() });
+            // A guest that was told to go and went has done as told.
+            let answer = if pending.silent_success() { Ok(None) } else { lost };
+            pending.answer(answer);
+        }
+        end
+    }
+
+    async fn serve(&mut self) -> io::Result<End> {
+        self.start_sync()?;
+        loop {
+            if self.vm.is_closed() {
+                return Ok(End::Closed);
+            }
+            let now = Instant::now();
+            self.client.handle_timeout(now.into_std());
+            self.take_events(now)?;
+            self.time_sync(now)?;
+            self.send_due(now)?;
+            self.flush()?;
+            self.expire_queue(now);
+            if let Some(reason) = self.surplus.verdict() {
+                return Ok(End::Broken(reason));
+            }
+            let idle_until = self.idle_until(now);
+            if idle_until.is_some_and(|until| until <= now) {
+                return Ok(End::Idle);
+            }
+            if !self.wait(idle_until).await? {
+                return Ok(End::Broken("the other end closed the connection".into()));
+            }
+        }
+    }
+
+    /// Waits for something to do, and reads what came. False at the end of the stream.
+    async fn wait(&mut self, idle_until: Option<Instant>) -> io::Result<bool> {
+        let due = [self.next_sync_step(), self.next_expiry(), idle_until, self.settle_at];
+        let client = self.client.next_deadline().map(Instant::from_std);
+        self.timer.arm(due.into_iter().chain([client]).flatten().min());
+        let output = !self.client.output().is_empty();
+        let interest =
+            if output { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let readable = tokio::select! {
+            ready = self.stream.ready(interest) => ready?.is_readable(),
+            () = self.vm.wake.notified() => false,
+            () = self.timer.fired() => false,
+        };
+        if !readable { Ok(true) } else { self.read().await }
+    }
+
+    async fn read(&mut self) -> io::Result<bool> {
+        let mut turn = 0;
+        while turn < TURN_BYTES {
+            let read = with_buffer(|buffer| {
+                let read = self.stream.try_read(buffer);
+                self.received(&buffer[..*read.as_ref().unwrap_or(&0)]);
+                read
+            });
+            match read {
+                Ok(0) => return Ok(false),
+                Ok(n) => turn += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        tokio::task::yield_now().await;
+        Ok(true)
+    }
+
+    fn received(&mut self, bytes: &[u8]) {
+        self.vm.counters.bytes_received.add(bytes.len());
+        if self.client.in_flight() == 0 {
+            self.surplus.add(bytes.len());
+        }
+        self.client.receive(Instant::now().into_std(), bytes);
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while !self.client.output().is_empty() {
+            match self.stream.try_write(self.client.output()) {
+                Ok(n) => {
+                    self.vm.counters.bytes_sent.add(n);
+                    self.client.consume_output(n);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is due and may be sent.
+    fn send_due(&mut self, now: Instant) -> io::Result<()> {
+        self.send_wants(now);
+        loop {
+            let pending = {
+                let mut queue = self.vm.queue();
+                let Some(due) = queue.peek() else { break };
+                let may_go = due.reply.is_closed()
+                    || match &due.work {
+                        Work::Call { info, .. } => self.client.can_send(info),
+                        Work::Resync => {
+                            matches!(self.stage, Stage::Up) && self.client.in_flight() == 0
+                        }
+                    };
+                if !may_go {
+                    break;
+                }
+                let Some(pending) = queue.pop() else { break };
+                pending
+            };
+            self.idle_since = now;
+            // Nobody waits for it any more, and nothing was sent.
+            if pending.reply.is_closed() {
+                continue;
+            }
+            if pending.deadline <= now {
+                pending.timed_out(false);
+                continue;
+            }
+            match &pending.work {
+                Work::Resync => {
+                    self.resyncs.push(*pending);
+                    self.start_sync()?;
+                }
+                Work::Call { .. } => self.send(pending, now),
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, mut pending: Box<Pending>, now: Instant) {
+        let Work::Call { info, arguments, reply_cap } = &mut pending.work else { return };
+        let call = Call {
+            name: info.name.into(),
+            arguments: std::mem::take(arguments),
+            pipelined: info.pipelined,
+            success_response: info.success_response,
+            deadline: pending.deadline.into_std(),
+            reply_cap: *reply_cap,
+        };
+        if !info.success_response {
+            self.settle_at = Some(now + SETTLE);
+        }
+        match self.client.send(&call) {
+            Ok(id) => {
+                self.vm.counters.calls.add(1);
+                self.calls.push((id, Caller::Pending(pending)));
+            }
+            Err(_) => pending.answer(Err(CallError::Unavailable { link: self.vm.link.status() })),
+        }
+    }
+
+    /// Answers calls that have waited long enough.
+    fn expire_queue(&mut self, now: Instant) {
+        let mut queue = self.vm.queue();
+        if queue.is_empty() {
+            if self.client.is_idle() {
+                queue.shrink();
+                self.calls.shrink_to(0);
+            }
+            return;
+        }
+        let over = queue.take_if(|pending| self.expiry(pending) <= now);
+        drop(queue);
+        for pending in over {
+            if matches!(self.stage, Stage::Up) {
+                pending.timed_out(false);
+            } else {
+                pending.answer(Err(CallError::Unavailable { link: self.vm.link.status() }));
+            }
+        }
+    }
+
+    fn next_expiry(&self) -> Option<Instant> {
+        self.vm.queue().iter().map(|pending| self.expiry(pending)).min()
+    }
+
+    /// Until when a call may wait in the queue as things stand.
+    fn expiry(&self, pending: &Pending) -> Instant {
+        match self.stage {
+            Stage::Up => pending.deadline,
+            Stage::Silent { .. } => pending.submitted,
+            Stage::Syncing { since, .. } => {
+                let patience = self.vm.settings.limits.connect_wait;
+                pending.deadline.min(pending.submitted.max(since) + patience)
+            }
+        }
+    }
+
+    /// When an on-demand connection has idled long enough, as things stand.
+    fn idle_until(&self, now: Instant) -> Option<Instant> {
+        if self.vm.mode == Mode::Persistent || self.vm.is_pinned() {
+            return None;
+        }
+        match self.stage {
+            // Waiting in the listener's queue keeps others out of it.
+            Stage::Silent { .. } if self.vm.link.state() == LinkState::Busy => Some(now),
+            Stage::Syncing { .. } => None,
+            Stage::Silent { .. } | Stage::Up => {
+                let asking = self.wants.status || self.wants.info && !self.is_frozen();
+                let busy = asking || !self.calls.is_empty() || !self.vm.queue().is_empty();
+                (!busy).then(|| self.idle_since + self.vm.settings.limits.idle_disconnect)
+            }
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.vm.link.state() == LinkState::Frozen
+    }
+
+    fn start_sync(&mut self) -> io::Result<()> {
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let mut numbers = random.as_chunks::<8>().0.iter().map(|bytes| u64::from_ne_bytes(*bytes));
+        let ids = SyncIds::from_fn(|| numbers.next().unwrap_or_default());
+        let now = Instant::now();
+        self.client.start_sync(now.into_std(), ids);
+        self.vm.counters.syncs.add(1);
+        if let Stage::Silent { pause, .. } = self.stage
+            && !pause.is_zero()
+        {
+            return Ok(());
+        }
+        let until = now + self.vm.settings.limits.sync;
+        let look = (!self.was_up).then(|| now + LOOK_AFTER);
+        self.stage = Stage::Syncing { since: now, until, look };
+        Ok(())
+    }
+
+    fn next_sync_step(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Up => None,
+            Stage::Syncing { until, look, .. } => Some(look.unwrap_or(until).min(until)),
+            Stage::Silent { again, .. } => Some(again),
+        }
+    }
+
+    /// Draws the conclusions from a sync that has not been answered so far.
+    fn time_sync(&mut self, now: Instant) -> io::Result<()> {
+        if self.settle_at.is_some_and(|at| at <= now) {
+            self.settle_at = None;
+            if matches!(self.stage, Stage::Up) {
+                self.start_sync()?;
+            }
+        }
+        match self.stage {
+            Stage::Syncing { until, .. } if until <= now => self.silent(now, Duration::ZERO),
+            Stage::Syncing { since, until, look: Some(look) } if look <= now => {
+                self.stage = Stage::Syncing { since, until, look: None };
+                let waits = sock_diag::far_end(&self.stream).is_ok_and(|end| !end.accepted);
+                if waits {
+                    self.silent(now, Duration::ZERO);
+                }
+            }
+            Stage::Silent { again, pause } if again <= now => {
+                self.silent(now, pause);
+                let unread = sock_diag::far_end(&self.stream).is_ok_and(|end| end.unread);
+                if !unread {
+                    self.start_sync()?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Says why there is no answer, and when to try again.
+    fn silent(&mut self, now: Instant, pause: Duration) {
+        let limits = &self.vm.settings.limits;
+        let (state, reason) = match sock_diag::far_end(&self.stream) {
+            Ok(end) if !end.accepted => {
+                (LinkState::Busy, "another client holds the socket".to_owned())
+            }
+            Ok(end) if end.unread => {
+                let reason =
+                    "connected, but nothing in the guest reads the port: is the agent running?";
+                (LinkState::Silent, reason.to_owned())
+            }
+            Ok(_) => (LinkState::Silent, "connected, but the agent answers no sync".to_owned()),
+            Err(e) => {
+                let reason = format!(
+                    "connected, but no answer (whether another client holds the socket cannot be told: {e})"
+                );
+                (LinkState::Silent, reason)
+            }
+        };
+        let entering = matches!(self.stage, Stage::Syncing { .. });
+        let pause = if state == LinkState::Busy {
+            LOOK_AGAIN
+        } else {
+            (pause * 2).clamp(limits.sync, limits.backoff_max.max(limits.sync))
+        };
+        self.stage = Stage::Silent { again: now + pause, pause };
+        if self.vm.link.set(state, Some(reason)) {
+            tracing::info!(vm.id = %self.vm.id, "{}: {}", self.vm.id, self.vm.link.status());
+        }
+        if entering {
+            self.vm.counters.syncs_failed.add(1);
+            self.vm.disrupted();
+            self.idle_since = now;
+            self.fall_silent();
+        }
+    }
+}
+
+impl Surplus {
+    fn add(&mut self, bytes: usize) {
+        let now = Instant::now();
+        let seconds = usize::try_from((now - self.at).as_secs()).unwrap_or(usize::MAX);
+        if seconds > 0 {
+            self.at = now;
+            self.bytes = self.bytes.saturating_sub(seconds.saturating_mul(FORGIVEN_PER_SECOND));
+        }
+        self.bytes += bytes;
+    }
+
+    fn verdict(&self) -> Option<String> {
+        (self.bytes > SURPLUS_BYTES + self.late)
+            .then(|| "the guest sends more than anybody asked for".to_owned())
+    }
+}
+
+/// One buffer per thread: ten thousand idle connections hold none.
+fn with_buffer<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
+    use std::cell::RefCell;
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
+    }
+    // Not reentrant: `read` never comes back here.
+    BUFFER.with_borrow_mut(|buffer| read(buffer))
+}

@@ -1,0 +1,218 @@
+//! What comes back over a connection, and what it means for callers and for the link.
+
+use std::io;
+
+use qga_proto::command::{
+    Command as _, CommandInfo, FsfreezeStatus, GuestFsfreezeStatus, GuestFsfreezeThaw, GuestInfo,
+};
+use qga_proto::{Call, CallId, ClientEvent, ReplyError, ReplyText};
+use tokio::time::Instant;
+
+use crate::config::Mode;
+
+use super::{Caller, Session, Stage};
+use crate::vm::capabilities::Capabilities;
+use crate::vm::handle::{CallError, CallOptions, Pending, Work};
+use crate::vm::link::LinkState;
+
+impl Session<'_> {
+    pub(super) fn take_events(&mut self, now: Instant) -> io::Result<()> {
+        while let Some(event) = self.client.poll_event() {
+            match event {
+                ClientEvent::Synced { echoes_id, delimited } => {
+                    (self.echoes_id, self.delimited) = (echoes_id, delimited);
+                    self.synced(now);
+                }
+                ClientEvent::Reply { call, result } => self.reply(call, result, now),
+                ClientEvent::Dropped(reason) => {
+                    self.vm.counters.dropped.add(1);
+                    self.surplus.add(DROPPED_COSTS);
+                    tracing::debug!(vm.id = %self.vm.id, "{}: dropped {reason:?}", self.vm.id);
+                }
+                // The session times syncs by itself.
+                ClientEvent::SyncFailed => {}
+            }
+        }
+        if self.client.needs_sync() && matches!(self.stage, Stage::Up) {
+            self.start_sync()?;
+        }
+        Ok(())
+    }
+
+    fn synced(&mut self, now: Instant) {
+        let unsure = !self.was_up || matches!(self.stage, Stage::Silent { .. });
+        self.stage = Stage::Up;
+        self.was_up = true;
+        self.idle_since = now;
+        self.surplus.late = 0;
+        for pending in self.resyncs.drain(..) {
+            pending.answer(Ok(None));
+        }
+        if unsure {
+            self.wants.status = true;
+        }
+    }
+
+    /// Nobody answered the sync: what hung on it ends.
+    pub(super) fn fall_silent(&mut self) {
+        for pending in self.resyncs.drain(..) {
+            pending.timed_out(true);
+        }
+        // A guest that was told to go and went does not answer.
+        let gone = |(_, caller): &mut (CallId, Caller)| match caller {
+            Caller::Pending(pending) => pending.silent_success(),
+            Caller::Status | Caller::Info => false,
+        };
+        for (_, caller) in self.calls.extract_if(.., gone) {
+            if let Caller::Pending(pending) = caller {
+                pending.answer(Ok(None));
+            }
+        }
+    }
+
+    /// Sends the session's own questions.
+    pub(super) fn send_wants(&mut self, now: Instant) {
+        if self.wants.status && self.ask(&GuestFsfreezeStatus::INFO, Caller::Status, now) {
+            self.wants.status = false;
+        }
+        if self.wants.info && !self.is_frozen() && self.ask(&GuestInfo::INFO, Caller::Info, now) {
+            self.wants.info = false;
+        }
+    }
+
+    fn ask(&mut self, info: &CommandInfo, caller: Caller, now: Instant) -> bool {
+        if !self.client.can_send(info) {
+            return false;
+        }
+        let CallOptions { timeout, reply_cap } = self.vm.options(info);
+        let call = Call {
+            name: info.name.into(),
+            arguments: "{}".into(),
+            pipelined: info.pipelined,
+            success_response: info.success_response,
+            deadline: (now + timeout).into_std(),
+            reply_cap,
+        };
+        match self.client.send(&call) {
+            Ok(id) => {
+                self.vm.counters.calls.add(1);
+                self.calls.push((id, caller));
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn reply(&mut self, call: CallId, result: Result<ReplyText, ReplyError>, now: Instant) {
+        self.idle_since = now;
+        let Some(at) = self.calls.iter().position(|(id, _)| *id == call) else { return };
+        match self.calls.swap_remove(at).1 {
+            Caller::Status => self.status(&result),
+            Caller::Info => self.info(&result),
+            Caller::Pending(pending) => self.answer(*pending, result),
+        }
+    }
+
+    /// The first answer after a connect or a silence decides where the link stands.
+    fn status(&mut self, result: &Result<ReplyText, ReplyError>) {
+        let status = match result {
+            Ok(text) => text.decode::<GuestFsfreezeStatus>(),
+            Err(error) => Err(error.clone()),
+        };
+        match status {
+            Ok(FsfreezeStatus::Thawed) => self.enter(LinkState::Ready, None),
+            Ok(FsfreezeStatus::Frozen) => self.enter(LinkState::Frozen, None),
+            Ok(FsfreezeStatus::Error) => {
+                let reason = "the agent says that a freeze or thaw failed half-way";
+                self.enter(LinkState::Frozen, Some(reason));
+            }
+            // Some agents cannot freeze at all.
+            Err(ReplyError::Agent(_)) => self.enter(LinkState::Ready, None),
+            Err(_) => {
+                let reason = "the agent answers syncs, but no guest-fsfreeze-status";
+                self.enter(LinkState::Ready, Some(reason));
+            }
+        }
+        let known = self.vm.has_capabilities() && self.vm.mode == Mode::OnDemand;
+        self.wants.info = self.refresh || !known;
+    }
+
+    fn info(&mut self, result: &Result<ReplyText, ReplyError>) {
+        let decoded = result.as_ref().map(ReplyText::decode::<GuestInfo>);
+        let Ok(Ok(info)) = decoded else {
+            tracing::info!(vm.id = %self.vm.id, "{}: no usable guest-info", self.vm.id);
+            return;
+        };
+        // Asked unfrozen, but answered after a freeze: the list says little then.
+        if self.is_frozen() {
+            self.wants.info = true;
+            return;
+        }
+        self.vm.set_capabilities(Capabilities::new(info, self.echoes_id, self.delimited));
+    }
+
+    fn answer(&mut self, pending: Pending, result: Result<ReplyText, ReplyError>) {
+        let Work::Call { info, reply_cap, .. } = &pending.work else { return };
+        match result {
+            Ok(text) => {
+                self.observe(info, &text);
+                pending.answer(Ok(Some(text)));
+            }
+            Err(ReplyError::Agent(error)) if error.is_not_found() => {
+                pending.answer(Err(CallError::Unsupported));
+            }
+            Err(ReplyError::Agent(error)) => pending.answer(Err(CallError::Agent(error))),
+            Err(_) if pending.silent_success() => pending.answer(Ok(None)),
+            Err(ReplyError::TimedOut) => {
+                self.vm.counters.timeouts.add(1);
+                self.surplus.late = self.surplus.late.max(*reply_cap);
+                let name = info.name;
+                tracing::info!(
+                    vm.id = %self.vm.id, qga.command = name,
+                    "{}: {name} was not answered in time", self.vm.id
+                );
+                pending.timed_out(true);
+            }
+            Err(ReplyError::BadReply(reason)) => {
+                pending.answer(Err(CallError::BadReply { reason }));
+            }
+            Err(ReplyError::Lost) => {
+                let reason = "a later sync was answered, and this was not".to_owned();
+                pending.answer(Err(CallError::Interrupted { reason }));
+            }
+        }
+    }
+
+    /// Learns from an answer whether the guest is frozen.
+    fn observe(&mut self, info: &CommandInfo, text: &ReplyText) {
+        let frozen = match info.name {
+            "guest-fsfreeze-freeze" | "guest-fsfreeze-freeze-list" => {
+                serde_json::from_slice::<i64>(text.json()).is_ok_and(|n| n > 0).then_some(true)
+            }
+            name if name == GuestFsfreezeThaw::INFO.name => {
+                serde_json::from_slice::<i64>(text.json()).is_ok_and(|n| n >= 0).then_some(false)
+            }
+            name if name == GuestFsfreezeStatus::INFO.name => {
+                text.decode::<GuestFsfreezeStatus>().ok().map(|s| s != FsfreezeStatus::Thawed)
+            }
+            _ => None,
+        };
+        match frozen {
+            Some(true) => self.enter(LinkState::Frozen, None),
+            Some(false) => {
+                self.enter(LinkState::Ready, None);
+                self.wants.info |= !self.vm.has_capabilities();
+            }
+            None => {}
+        }
+    }
+
+    fn enter(&self, state: LinkState, reason: Option<&str>) {
+        if self.vm.link.set(state, reason.map(Into::into)) {
+            tracing::info!(vm.id = %self.vm.id, "{}: {}", self.vm.id, self.vm.link.status());
+        }
+    }
+}
+
+/// What a dropped line counts against the guest, whatever its length.
+const DROPPED_COSTS: usize = 4 << 10;
