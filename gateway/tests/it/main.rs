@@ -1,0 +1,4 @@
+//! The gateway as a whole: real listeners in front, agents on real sockets behind.
+
+#[cfg(test)]
+mod vm;
