@@ -4,6 +4,7 @@
 //! holds freeze leases. It knows nothing of HTTP.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod config;
 pub mod principal;
 pub mod vm;
