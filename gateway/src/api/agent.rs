@@ -58,7 +58,7 @@ pub(super) async fn show_agent(
         ("x-qga-problems" = json!(CALL_PROBLEMS)),
     )
 )]
-pub(super) async fn ping(
+pub(super) async fn ping_agent(
     caller: Caller,
     Path(id): Path<String>,
     _: NoQuery,
@@ -83,7 +83,7 @@ pub(super) async fn ping(
         ("x-qga-problems" = json!(CALL_PROBLEMS)),
     )
 )]
-pub(super) async fn sync(
+pub(super) async fn sync_agent(
     caller: Caller,
     Path(id): Path<String>,
     _: NoQuery,

@@ -1,5 +1,6 @@
 //! The OpenAPI document: the router's own, completed by the rules that hold for every operation.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use axum::http::header;
@@ -35,6 +36,7 @@ pub(super) const FREEZE_PROBLEMS: &[Code] = &[
     Code::AgentBadReply,
     Code::AgentError,
     Code::NothingToFreeze,
+    Code::FreezeIncomplete,
     Code::CommandUnsupported,
     Code::CommandDisabled,
     Code::AlreadyFrozen,
@@ -57,6 +59,7 @@ pub(super) const LEASE_PROBLEMS: &[Code] = &[
     Code::CommandUnsupported,
     Code::CommandDisabled,
     Code::VmPaused,
+    Code::ShuttingDown,
 ];
 
 const DESCRIPTION: &str = "\
@@ -138,15 +141,22 @@ fn complete(document: &mut Value) {
             "schema": {"type": "string"}
         }
     });
+    let codes: Vec<String> = Code::ALL.iter().map(|code| line(*code)).collect();
+    document["components"]["schemas"]["ProblemCode"]["description"] =
+        format!("What went wrong, for programs:\n\n* {}", codes.join("\n* ")).into();
+    let schemas = document["components"]["schemas"].clone();
+    let mut problems = Map::new();
     let paths = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
     for item in paths {
         for (method, operation) in item.as_object_mut().into_iter().flatten() {
-            complete_operation(method, operation);
+            complete_operation(method, operation, &mut problems);
+            relax_body(operation, &schemas);
         }
     }
+    document["components"]["responses"] = problems.into();
 }
 
-fn complete_operation(method: &str, operation: &mut Value) {
+fn complete_operation(method: &str, operation: &mut Value, problems: &mut Map<String, Value>) {
     let public = operation.get("security").is_some();
     let mut codes = vec!["bad_request", "forbidden", "internal_error", "not_acceptable"];
     if !public {
@@ -157,39 +167,67 @@ fn complete_operation(method: &str, operation: &mut Value) {
     }
     let own = operation["x-qga-problems"].as_array().cloned().unwrap_or_default();
     codes.extend(own.iter().filter_map(Value::as_str));
-    codes.sort_unstable();
-    codes.dedup();
-    for code in Code::ALL.iter().filter(|code| codes.contains(&code.as_str())) {
-        add_problem(&mut operation["responses"], *code);
+    let codes: BTreeSet<Code> =
+        Code::ALL.into_iter().filter(|code| codes.contains(&code.as_str())).collect();
+    let mut by_status: BTreeMap<String, Vec<Code>> = BTreeMap::new();
+    for code in &codes {
+        by_status.entry(code.status().as_str().to_owned()).or_default().push(*code);
     }
     operation["x-qga-problems"] = json!(codes);
     for response in operation["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
         response["headers"]["x-request-id"] = json!({"$ref": "#/components/headers/RequestId"});
     }
+    for (status, codes) in by_status {
+        let names: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
+        let name = names.join(".");
+        operation["responses"][status] = json!({"$ref": format!("#/components/responses/{name}")});
+        problems.entry(name).or_insert_with(|| problem_response(&codes));
+    }
+}
+
+/// Without a body, a request stands for the one whose members are all absent.
+fn relax_body(operation: &mut Value, schemas: &Value) {
+    let Some(body) = operation.get_mut("requestBody") else { return };
+    let reference = &body["content"]["application/json"]["schema"]["$ref"];
+    let name = reference.as_str().and_then(|r| r.rsplit('/').next()).unwrap_or_default();
+    if schemas[name].get("required").is_none() {
+        body["required"] = false.into();
+    }
 }
 
 /// Codes of one status share a response, with an example each.
-fn add_problem(responses: &mut Value, code: Code) {
-    let response = &mut responses[code.status().as_str()];
-    let name = code.as_str();
-    let line = format!("`{name}`: {}.", code.title());
-    response["description"] = match response["description"].as_str() {
-        Some(others) => format!("{others} {line}").into(),
-        None => line.into(),
-    };
-    match code {
-        Code::AgentUnavailable | Code::QueueFull | Code::ShuttingDown => {
-            response["headers"]["retry-after"] = json!({"$ref": "#/components/headers/RetryAfter"});
+fn problem_response(codes: &[Code]) -> Value {
+    let mut headers = json!({"x-request-id": {"$ref": "#/components/headers/RequestId"}});
+    let mut examples = Map::new();
+    for code in codes {
+        match code {
+            Code::AgentUnavailable | Code::QueueFull | Code::ShuttingDown => {
+                headers["retry-after"] = json!({"$ref": "#/components/headers/RetryAfter"});
+            }
+            Code::Unauthenticated => {
+                headers["www-authenticate"] =
+                    json!({"$ref": "#/components/headers/WwwAuthenticate"});
+            }
+            _ => {}
         }
-        Code::Unauthenticated => {
-            response["headers"]["www-authenticate"] =
-                json!({"$ref": "#/components/headers/WwwAuthenticate"});
-        }
-        _ => {}
+        let name = code.as_str();
+        examples.insert(name.into(), json!({"$ref": format!("#/components/examples/{name}")}));
     }
-    let content = &mut response["content"]["application/problem+json"];
-    content["schema"] = json!({"$ref": "#/components/schemas/Problem"});
-    content["examples"][name] = json!({"$ref": format!("#/components/examples/{name}")});
+    let lines: Vec<String> = codes.iter().map(|code| line(*code)).collect();
+    json!({
+        "description": lines.join("\n"),
+        "headers": headers,
+        "content": {
+            "application/problem+json": {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "examples": examples
+            }
+        }
+    })
+}
+
+fn line(code: Code) -> String {
+    format!("`{}` ({}): {}.", code.as_str(), code.status().as_u16(), code.title())
 }
 
 /// A problem as it looks, with the members that every problem has.
@@ -218,6 +256,6 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| openapi_json().into());
     )),
     security(())
 )]
-pub(super) async fn openapi(_: NoQuery) -> Response {
+pub(super) async fn openapi_document(_: NoQuery) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.clone()).into_response()
 }

@@ -18,6 +18,7 @@ use crate::api::vms::LinkBody;
 /// What went wrong, for programs. Codes are only ever added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ProblemCode)]
 pub enum Code {
     /// The request is malformed: JSON, a member, a parameter or a header.
     BadRequest,
@@ -57,6 +58,8 @@ pub enum Code {
     AgentError,
     /// No filesystem was frozen, and the policy requires it.
     NothingToFreeze,
+    /// Less was frozen than the policy requires; it was thawed again.
+    FreezeIncomplete,
     /// Too many calls wait for this VM.
     QueueFull,
     /// A defect of the gateway.
@@ -75,7 +78,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -95,6 +98,7 @@ impl Code {
         Self::UnsupportedMediaType,
         Self::AgentError,
         Self::NothingToFreeze,
+        Self::FreezeIncomplete,
         Self::QueueFull,
         Self::InternalError,
         Self::CommandUnsupported,
@@ -147,6 +151,9 @@ impl Code {
             Self::NothingToFreeze => {
                 (S::UNPROCESSABLE_ENTITY, "nothing_to_freeze", "Nothing was frozen")
             }
+            Self::FreezeIncomplete => {
+                (S::UNPROCESSABLE_ENTITY, "freeze_incomplete", "Not everything could be frozen")
+            }
             Self::QueueFull => {
                 (S::TOO_MANY_REQUESTS, "queue_full", "Too many calls wait for this VM")
             }
@@ -190,7 +197,8 @@ impl Code {
 /// How far the guest command of a failed request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+#[schema(as = ProblemOutcome)]
+pub(crate) enum Outcome {
     /// Nothing reached the guest.
     NotSent,
     /// The command was sent; whether the guest ran it is not known.
@@ -202,7 +210,7 @@ pub enum Outcome {
 /// The body of every answer that is not a success (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
-pub struct ProblemBody {
+pub(crate) struct ProblemBody {
     /// `urn:qga:problem:` and the code.
     #[serde(rename = "type")]
     #[schema(example = "urn:qga:problem:vm_not_found")]
@@ -214,30 +222,39 @@ pub struct ProblemBody {
     #[schema(example = 404)]
     status: u16,
     /// What happened this time, and what to do about it.
+    #[schema(value_type = String)]
     detail: Cow<'static, str>,
     code: Code,
     /// The VM concerned.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     vm_id: Option<String>,
     /// The guest agent command concerned.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     command: Option<&'static str>,
     /// The agent's error class.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     qga_class: Option<String>,
     /// The agent's error text: untrusted, cut at 1,024 characters, control characters escaped.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     qga_desc: Option<String>,
     /// Whether the same request may be sent again without doing harm.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     retryable: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     outcome: Option<Outcome>,
     /// The state of the link to the VM's agent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     link: Option<LinkBody>,
     /// The freeze lease in the way.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     lease_id: Option<String>,
     #[serde(skip)]
     retry_after: Option<u32>,
@@ -245,7 +262,7 @@ pub struct ProblemBody {
 
 /// A failure on its way to the caller.
 #[derive(Debug)]
-pub struct Problem(Box<ProblemBody>);
+pub(crate) struct Problem(Box<ProblemBody>);
 
 impl Problem {
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -306,6 +323,12 @@ impl Problem {
 
     pub(crate) fn lease(mut self, id: impl std::fmt::Display) -> Self {
         self.0.lease_id = Some(id.to_string());
+        self
+    }
+
+    /// Says first what the failure means for the caller, then what it was.
+    pub(crate) fn preceded_by(mut self, meaning: &str) -> Self {
+        self.0.detail = format!("{meaning} {}", self.0.detail).into();
         self
     }
 

@@ -44,7 +44,7 @@ pub(super) struct OpenRequest {
 /// A file that is open in the guest.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"handle": 1000}))]
-pub(super) struct Opened {
+pub(super) struct FileHandle {
     /// The agent's number for it.
     handle: i64,
 }
@@ -170,7 +170,7 @@ fn decode(text: &[u8]) -> Option<Vec<u8>> {
     responses((
         status = 201,
         description = "Open.",
-        body = Opened,
+        body = FileHandle,
         headers(("location" = String, description = "`/vms/{id}/file-handles/{handle}`"))
     )),
     extensions(
@@ -179,16 +179,16 @@ fn decode(text: &[u8]) -> Option<Vec<u8>> {
         ("x-qga-problems" = json!(CALL_PROBLEMS)),
     )
 )]
-pub(super) async fn open(
+pub(super) async fn open_file(
     caller: Caller,
     Path(id): Path<String>,
     _: NoQuery,
     Json(request): Json<OpenRequest>,
-) -> Result<(StatusCode, [(HeaderName, String); 1], Answer<Opened>), Problem> {
+) -> Result<(StatusCode, [(HeaderName, String); 1], Answer<FileHandle>), Problem> {
     let (arguments, right) = request.checked()?;
     let handle = caller.vm(&id, right)?.call(arguments).await?;
     let location = format!("/vms/{id}/file-handles/{handle}");
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Answer(Opened { handle })))
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Answer(FileHandle { handle })))
 }
 
 /// Close a file in the guest
@@ -209,7 +209,7 @@ pub(super) async fn open(
         ("x-qga-problems" = json!(CALL_PROBLEMS)),
     )
 )]
-pub(super) async fn close(
+pub(super) async fn close_file(
     caller: Caller,
     Path((id, handle)): Path<(String, i64)>,
     _: NoQuery,
@@ -230,7 +230,7 @@ pub(super) async fn close(
         ("id" = String, Path, description = "The VM.", example = "web-1"),
         ("handle" = i64, Path, description = "From opening.", example = 1000),
     ),
-    request_body = inline(Option<ReadRequest>),
+    request_body = ReadRequest,
     responses((
         status = 200,
         description = "What was read.",
@@ -243,7 +243,7 @@ pub(super) async fn close(
         ("x-qga-problems" = json!(CALL_PROBLEMS)),
     )
 )]
-pub(super) async fn read(
+pub(super) async fn read_file(
     caller: Caller,
     Path((id, handle)): Path<(String, i64)>,
     _: NoQuery,
@@ -285,7 +285,7 @@ pub(super) async fn read(
         ("x-qga-problems" = json!(CALL_PROBLEMS)),
     )
 )]
-pub(super) async fn write(
+pub(super) async fn write_file(
     caller: Caller,
     Path((id, handle)): Path<(String, i64)>,
     _: NoQuery,
@@ -319,7 +319,7 @@ pub(super) async fn write(
         ("x-qga-problems" = json!(CALL_PROBLEMS)),
     )
 )]
-pub(super) async fn seek(
+pub(super) async fn seek_file(
     caller: Caller,
     Path((id, handle)): Path<(String, i64)>,
     _: NoQuery,
@@ -347,7 +347,7 @@ pub(super) async fn seek(
         ("x-qga-problems" = json!(CALL_PROBLEMS)),
     )
 )]
-pub(super) async fn flush(
+pub(super) async fn flush_file(
     caller: Caller,
     Path((id, handle)): Path<(String, i64)>,
     _: NoQuery,

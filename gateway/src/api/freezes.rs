@@ -94,7 +94,7 @@ pub(super) async fn show_freeze(
     path = "/freezes/{lease}",
     tag = "freeze",
     params(("lease" = String, Path, description = "The lease.", example = "frz_0123456789abcdef0123456789abcdef")),
-    request_body = inline(Option<RenewRequest>),
+    request_body = RenewRequest,
     responses((status = 200, description = "Renewed.", body = LeaseBody)),
     extensions(
         ("x-qga-right" = json!(Right::Freeze)),

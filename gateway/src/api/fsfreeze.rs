@@ -16,7 +16,7 @@ use super::document::{CALL_PROBLEMS, FREEZE_PROBLEMS, LEASE_PROBLEMS};
 use super::error::{Code, Problem, guest};
 use super::extract::{Json, NoBody, NoQuery, Path};
 use super::freezes::RenewRequest;
-use super::lease::{IfMatch, LeaseBody};
+use super::lease::{IfMatch, LeaseBody, PolicyBody};
 use crate::config::Limits;
 use crate::vm::{FreezeRequest, Lease, LinkState, Policy};
 
@@ -26,17 +26,8 @@ pub(super) struct FsfreezeBody {
     /// The agent's own word: what was frozen past the agent is not in it.
     status: FsfreezeStatus,
     /// The active lease; `null` if there is none, or if somebody else froze the VM.
+    #[schema(required)]
     lease: Option<LeaseBody>,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum RequestedPolicy {
-    /// Everything asked for is frozen, or the call fails and everything is thawed.
-    #[default]
-    Required,
-    /// What could not be frozen is named in `skipped`.
-    BestEffort,
 }
 
 /// How to freeze. Everything has a default.
@@ -55,7 +46,7 @@ pub(super) struct FreezeBody {
     #[schema(min_items = 1, example = json!(["/", "/srv"]))]
     mountpoints: Option<Vec<String>>,
     #[serde(default)]
-    policy: RequestedPolicy,
+    policy: PolicyBody,
     /// A note for people, at most 200 characters.
     #[schema(max_length = 200)]
     label: Option<String>,
@@ -85,8 +76,8 @@ impl FreezeBody {
             )?,
             mountpoints: self.mountpoints,
             policy: match self.policy {
-                RequestedPolicy::Required => Policy::Required,
-                RequestedPolicy::BestEffort => Policy::BestEffort,
+                PolicyBody::Required => Policy::Required,
+                PolicyBody::BestEffort => Policy::BestEffort,
             },
             label: self.label,
         })
@@ -157,7 +148,7 @@ pub(super) async fn show_fsfreeze(
     path = "/vms/{id}/fsfreeze",
     tag = "freeze",
     params(("id" = String, Path, description = "The VM.", example = "web-1")),
-    request_body = inline(Option<FreezeBody>),
+    request_body = FreezeBody,
     responses((
         status = 201,
         description = "Frozen.",
@@ -173,7 +164,7 @@ pub(super) async fn show_fsfreeze(
         ("x-qga-problems" = json!(FREEZE_PROBLEMS)),
     )
 )]
-pub(super) async fn freeze(
+pub(super) async fn freeze_vm(
     caller: Caller,
     Path(id): Path<String>,
     _: NoQuery,
@@ -207,7 +198,7 @@ pub(super) async fn freeze(
         ("id" = String, Path, description = "The VM.", example = "web-1"),
         ("if-match" = Option<String>, Header, description = "The lease that must be the active one, in quotes."),
     ),
-    request_body = inline(Option<RenewRequest>),
+    request_body = RenewRequest,
     responses((status = 200, description = "Renewed.", body = LeaseBody)),
     extensions(
         ("x-qga-right" = json!(Right::Freeze)),

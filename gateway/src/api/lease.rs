@@ -14,8 +14,10 @@ use crate::vm::{Lease, LeaseId};
 
 mirror! {
     /// What happens when not everything freezes.
+    #[derive(Default, serde::Deserialize)]
     Policy as PolicyBody {
         /// Everything asked for is frozen, or the freeze fails and everything is thawed.
+        #[default]
         Required,
         /// What could be frozen is, and the rest is named in `skipped`.
         BestEffort,
@@ -106,16 +108,18 @@ mirror! {
     "max_hold_seconds": null,
     "guard": "gateway"
 }))]
-pub struct LeaseBody {
+pub(super) struct LeaseBody {
     id: String,
     vm_id: String,
     state: LeaseStateBody,
     /// The principal that made it.
     owner: String,
     /// The caller's own note.
+    #[schema(required)]
     label: Option<String>,
     policy: PolicyBody,
     /// How many filesystems the kernel froze.
+    #[schema(required)]
     filesystems: Option<u64>,
     /// What was to be frozen and is not, as far as the agent tells.
     skipped: Vec<String>,
@@ -123,19 +127,26 @@ pub struct LeaseBody {
     ttl_seconds: u64,
     created_at: Timestamp,
     /// When the last filesystem was frozen.
+    #[schema(required)]
     frozen_at: Option<Timestamp>,
     /// When the gateway thaws by itself.
+    #[schema(required)]
     expires_at: Option<Timestamp>,
     /// When the guest said that it has thawed.
+    #[schema(required)]
     thawed_at: Option<Timestamp>,
+    #[schema(required)]
     thaw_cause: Option<ThawCauseBody>,
     /// `null` until the lease has ended.
+    #[schema(required)]
     verdict: Option<VerdictBody>,
     /// What the verdict rests on, for a person.
     evidence: Vec<String>,
     /// What the guest's thaw complained of, although it thawed.
+    #[schema(required)]
     thaw_error: Option<String>,
     /// How long this guest can hold at all: 10 on Windows.
+    #[schema(required)]
     max_hold_seconds: Option<u64>,
     guard: GuardBody,
 }

@@ -14,7 +14,7 @@ macro_rules! mirror {
         #[derive(Clone, Copy, Debug, serde::Serialize, utoipa::ToSchema)]
         #[serde(rename_all = "snake_case")]
         #[schema(as = $source)]
-        pub enum $name {
+        pub(crate) enum $name {
             $($(#[$variant_attribute])* $variant,)+
         }
 

@@ -38,7 +38,7 @@ use crate::config::Limits;
 use crate::vm::{Leases, Registry};
 
 pub use document::openapi_json;
-pub use error::{Code, Outcome, ProblemBody};
+pub use error::Code;
 pub use front::Front;
 
 /// What handlers work on.
@@ -77,28 +77,28 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(vms::list_vms))
         .routes(routes!(vms::show_vm))
         .routes(routes!(agent::show_agent))
-        .routes(routes!(agent::ping))
-        .routes(routes!(agent::sync))
+        .routes(routes!(agent::ping_agent))
+        .routes(routes!(agent::sync_agent))
         .routes(routes!(
             fsfreeze::show_fsfreeze,
-            fsfreeze::freeze,
+            fsfreeze::freeze_vm,
             fsfreeze::renew_fsfreeze,
             fsfreeze::thaw_fsfreeze
         ))
         .routes(routes!(freezes::list_freezes))
         .routes(routes!(freezes::show_freeze, freezes::renew_freeze, freezes::thaw_freeze))
-        .routes(routes!(power::shutdown))
-        .routes(routes!(file_handles::open))
-        .routes(routes!(file_handles::close))
-        .routes(routes!(file_handles::read))
-        .routes(routes!(file_handles::write))
-        .routes(routes!(file_handles::seek))
-        .routes(routes!(file_handles::flush))
+        .routes(routes!(power::shutdown_vm))
+        .routes(routes!(file_handles::open_file))
+        .routes(routes!(file_handles::close_file))
+        .routes(routes!(file_handles::read_file))
+        .routes(routes!(file_handles::write_file))
+        .routes(routes!(file_handles::seek_file))
+        .routes(routes!(file_handles::flush_file))
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))
         .routes(routes!(service::version))
-        .routes(routes!(document::openapi))
-        .routes(routes!(page::docs))
+        .routes(routes!(document::openapi_document))
+        .routes(routes!(page::api_page))
 }
 
 /// The whole API on this state.

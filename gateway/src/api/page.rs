@@ -40,7 +40,7 @@ static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
     )),
     security(())
 )]
-pub(super) async fn docs(_: NoQuery) -> Response {
+pub(super) async fn api_page(_: NoQuery) -> Response {
     (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, "docs/")]).into_response()
 }
 

@@ -61,7 +61,7 @@ pub(super) struct ShutdownAnswer {
     path = "/vms/{id}/shutdown",
     tag = "power",
     params(("id" = String, Path, description = "The VM.", example = "web-1")),
-    request_body = inline(Option<ShutdownRequest>),
+    request_body = ShutdownRequest,
     responses((status = 202, description = "Sent, and not refused.", body = ShutdownAnswer)),
     extensions(
         ("x-qga-right" = json!(Right::Power)),
@@ -69,7 +69,7 @@ pub(super) struct ShutdownAnswer {
         ("x-qga-problems" = json!(CALL_PROBLEMS)),
     )
 )]
-pub(super) async fn shutdown(
+pub(super) async fn shutdown_vm(
     caller: Caller,
     Path(id): Path<String>,
     _: NoQuery,

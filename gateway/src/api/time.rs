@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 /// RFC 3339 in UTC with milliseconds: `2026-11-22T09:15:04.250Z`.
 #[derive(Clone, Copy, Debug, ToSchema)]
 #[schema(value_type = String, format = DateTime, example = "2026-11-22T09:15:04.250Z")]
-pub struct Timestamp(SystemTime);
+pub(crate) struct Timestamp(SystemTime);
 
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {

@@ -38,9 +38,10 @@ mirror! {
 /// The link to a VM's guest agent.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Link)]
-pub struct LinkBody {
+pub(crate) struct LinkBody {
     state: LinkStateBody,
     /// Why, for a person.
+    #[schema(required)]
     reason: Option<String>,
     since: Timestamp,
 }
@@ -74,8 +75,10 @@ pub(super) struct VmBody {
     labels: BTreeMap<String, String>,
     link: LinkBody,
     /// `null` until the agent was heard of.
+    #[schema(required)]
     agent: Option<AgentBody>,
     /// The active freeze lease, if there is one.
+    #[schema(required)]
     freeze: Option<LeaseBody>,
 }
 
@@ -84,6 +87,7 @@ pub(super) struct VmBody {
 #[schema(as = Capabilities)]
 pub(super) struct CapabilitiesBody {
     /// The agent's own list; `null` for agents before QEMU 1.1, which have none.
+    #[schema(required)]
     commands: Option<Vec<AgentCommand>>,
     /// Whether replies carry the id of their request.
     echoes_id: bool,
@@ -97,6 +101,7 @@ pub(super) struct VmDetail {
     #[serde(flatten)]
     vm: VmBody,
     /// `null` until the agent was heard of.
+    #[schema(required)]
     capabilities: Option<CapabilitiesBody>,
 }
 

@@ -229,16 +229,46 @@ pub(crate) fn freeze_failed(
             ),
         )
         .outcome(Outcome::NotSent, true),
+        FreezeError::Incomplete { wanted, frozen } => Problem::new(
+            Code::FreezeIncomplete,
+            format!(
+                "Of the {wanted} mount points named, VM \"{id}\" could freeze {frozen}, and the \
+                 policy \"required\" needs all. Everything was thawed again, and there is no \
+                 lease. Look for names that are no mount points in the guest, or ask for \
+                 \"best_effort\"."
+            ),
+        )
+        .outcome(Outcome::Failed, false),
+        FreezeError::OutcomeUnknown { lease, source } => {
+            let meaning = format!(
+                "The gateway is thawing VM \"{id}\", because it cannot know whether the freeze \
+                 took place: do not rely on one, and follow the thaw in GET /freezes/{lease}."
+            );
+            freeze_failed(id, vm, info, frozen, FreezeError::Call(source))
+                .preceded_by(&meaning)
+                .outcome(Outcome::Unknown, false)
+                .lease(lease)
+        }
         FreezeError::NotFound => {
             Problem::new(Code::LeaseNotFound, "The lease is not kept any more.")
         }
         FreezeError::Ended(lease) => Problem::new(
             Code::LeaseConflict,
             format!(
-                "Lease {} is over ({}): freeze again if it is still needed.",
+                "Lease {} is over or ending ({}): freeze again if that is still needed.",
                 lease.id, lease.state
             ),
         ),
+        FreezeError::Limit { what, max } => Problem::bad_request(format!(
+            "The {what} is more than this gateway's limit of {} s.",
+            max.as_secs()
+        )),
+        FreezeError::Stopping => Problem::new(
+            Code::ShuttingDown,
+            "The gateway is stopping, so it begins no freeze. Nothing was sent.",
+        )
+        .outcome(Outcome::NotSent, true)
+        .retry_after(5),
     };
     problem.vm(id)
 }
