@@ -94,6 +94,12 @@ impl FromRequest<App> for NoBody {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // serde would take an array for an object, its elements for the members in their order.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::bad_request(
+            "The request's body must be a JSON object, not an array.",
+        ));
+    }
     serde_json::from_slice(bytes).map_err(|error| {
         let what = match error.classify() {
             serde_json::error::Category::Data => "does not have the form that is needed",

@@ -28,6 +28,13 @@ const MAX_WRITE_BODY: usize = 68 << 20;
 const MODES: [&str; 15] =
     ["r", "rb", "w", "wb", "a", "ab", "r+", "rb+", "r+b", "w+", "wb+", "w+b", "a+", "ab+", "a+b"];
 
+/// A handle in the path; a struct, so that what is wrong is told by its name.
+#[derive(Debug, Deserialize)]
+pub(super) struct FileHandlePath {
+    id: String,
+    handle: i64,
+}
+
 /// What to open.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -211,7 +218,7 @@ pub(super) async fn open_file(
 )]
 pub(super) async fn close_file(
     caller: Caller,
-    Path((id, handle)): Path<(String, i64)>,
+    Path(FileHandlePath { id, handle }): Path<FileHandlePath>,
     _: NoQuery,
     _: NoBody,
 ) -> Result<Answer<Empty>, Problem> {
@@ -245,7 +252,7 @@ pub(super) async fn close_file(
 )]
 pub(super) async fn read_file(
     caller: Caller,
-    Path((id, handle)): Path<(String, i64)>,
+    Path(FileHandlePath { id, handle }): Path<FileHandlePath>,
     _: NoQuery,
     Json(ReadRequest { count }): Json<ReadRequest>,
 ) -> Result<Answer<FileRead>, Problem> {
@@ -287,7 +294,7 @@ pub(super) async fn read_file(
 )]
 pub(super) async fn write_file(
     caller: Caller,
-    Path((id, handle)): Path<(String, i64)>,
+    Path(FileHandlePath { id, handle }): Path<FileHandlePath>,
     _: NoQuery,
     Json(request): Json<WriteRequest, MAX_WRITE_BODY>,
 ) -> Result<Answer<FileWrite>, Problem> {
@@ -321,7 +328,7 @@ pub(super) async fn write_file(
 )]
 pub(super) async fn seek_file(
     caller: Caller,
-    Path((id, handle)): Path<(String, i64)>,
+    Path(FileHandlePath { id, handle }): Path<FileHandlePath>,
     _: NoQuery,
     Json(request): Json<SeekRequest>,
 ) -> Result<Answer<FileSeek>, Problem> {
@@ -349,7 +356,7 @@ pub(super) async fn seek_file(
 )]
 pub(super) async fn flush_file(
     caller: Caller,
-    Path((id, handle)): Path<(String, i64)>,
+    Path(FileHandlePath { id, handle }): Path<FileHandlePath>,
     _: NoQuery,
     _: NoBody,
 ) -> Result<Answer<Empty>, Problem> {

@@ -94,8 +94,11 @@ async fn what_the_guest_says_decides_the_code() {
         let problem = ask.send().await.problem(status, code);
         assert_eq!(problem["vm_id"], "vm");
         assert_eq!(problem["command"], "guest-file-open");
-        assert_eq!(problem["qga_class"], error.class.as_str());
         assert_eq!(problem["outcome"], "failed");
+        if error.is_not_found() {
+            continue; // The agent's words would add nothing.
+        }
+        assert_eq!(problem["qga_class"], error.class.as_str());
         let desc = problem["qga_desc"].as_str().unwrap();
         assert!(!desc.chars().any(char::is_control), "{desc:?}");
     }

@@ -85,19 +85,17 @@ where
 
 /// Sends bytes as they are, and gives what comes back until the server closes.
 pub(crate) async fn raw(target: &Target, request: &[u8]) -> String {
-    let mut answer = Vec::new();
     match target {
-        Target::Unix(path) => {
-            let mut stream = connect(path).await;
-            stream.write_all(request).await.unwrap();
-            stream.read_to_end(&mut answer).await.unwrap();
-        }
-        Target::Tcp(address) => {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(request).await.unwrap();
-            stream.read_to_end(&mut answer).await.unwrap();
-        }
+        Target::Unix(path) => speak(connect(path).await, request).await,
+        Target::Tcp(address) => speak(TcpStream::connect(address).await.unwrap(), request).await,
     }
+}
+
+/// A server may refuse early and close while there is still something to be written.
+async fn speak<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, request: &[u8]) -> String {
+    let mut answer = Vec::new();
+    let _ = stream.write_all(request).await;
+    let _ = stream.read_to_end(&mut answer).await;
     String::from_utf8(answer).unwrap()
 }
 
