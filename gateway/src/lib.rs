@@ -1,9 +1,14 @@
 //! The host side of the QEMU guest agent: VMs' sockets below, REST above.
 //!
 //! [`vm`] owns the sockets: it finds them, keeps one task per VM that speaks to the agent, and
-//! holds freeze leases. It knows nothing of HTTP.
+//! holds freeze leases. It knows nothing of HTTP. [`api`] turns requests into calls of [`vm`],
+//! [`server`] listens, and [`daemon`] is the process.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod config;
+pub mod daemon;
 pub mod principal;
+pub mod server;
+pub mod telemetry;
 pub mod vm;

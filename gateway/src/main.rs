@@ -1,3 +1,59 @@
-//! qga
+//! `qga-gateway`: serves the guest agents of a host's VMs over REST.
 
-fn main() {}
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use qga_gateway::config::Config;
+use qga_gateway::telemetry::{self, LogFormat};
+use qga_gateway::{api, daemon};
+
+/// REST for the inside of virtual machines, through the QEMU guest agent
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The config file
+    #[arg(long, global = true, default_value = "/etc/qga-gateway/config.toml")]
+    config: PathBuf,
+    /// How log lines look
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve (the default)
+    Run,
+    /// Check the config file and say what is wrong with it
+    CheckConfig,
+    /// Print the OpenAPI document
+    Openapi,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.command.unwrap_or(Command::Run) {
+        Command::Openapi => print(&api::openapi_json()),
+        Command::CheckConfig => {
+            Config::load(&arguments.config)?;
+            print(&format!("{}: ok\n", arguments.config.display()))
+        }
+        Command::Run => run(&arguments.config, arguments.log_format),
+    }
+}
+
+fn run(config: &Path, format: LogFormat) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
+    telemetry::init(format)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot start")?
+        .block_on(daemon::run(config))
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()).context("standard output")
+}

@@ -78,6 +78,8 @@ pub(super) struct Session<'a> {
     idle_since: Instant,
     settle_at: Option<Instant>,
     surplus: Surplus,
+    /// Bytes received since events were last taken.
+    unjudged: usize,
     echoes_id: bool,
     delimited: bool,
 }
@@ -137,6 +139,7 @@ impl<'a> Session<'a> {
             idle_since: now,
             settle_at: None,
             surplus: Surplus { bytes: 0, at: now, late: 0 },
+            unjudged: 0,
             echoes_id: false,
             delimited: false,
         }
@@ -230,9 +233,7 @@ impl<'a> Session<'a> {
 
     fn received(&mut self, bytes: &[u8]) {
         self.vm.counters.bytes_received.add(bytes.len());
-        if self.client.in_flight() == 0 {
-            self.surplus.add(bytes.len());
-        }
+        self.unjudged += bytes.len();
         self.client.receive(Instant::now().into_std(), bytes);
     }
 

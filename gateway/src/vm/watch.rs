@@ -120,7 +120,7 @@ mod tests {
         watch.add(dir.path()).expect("watch");
         let path = dir.path().join("s");
         std::fs::write(&path, "").expect("write");
-        assert_eq!(watch.changed().await.expect("read").paths, [path.clone()]);
+        assert_eq!(watch.changed().await.expect("read").paths, std::slice::from_ref(&path));
         std::fs::remove_file(&path).expect("remove");
         assert_eq!(watch.changed().await.expect("read").paths, [path]);
 

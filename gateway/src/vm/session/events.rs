@@ -17,7 +17,10 @@ use crate::vm::link::LinkState;
 
 impl Session<'_> {
     pub(super) fn take_events(&mut self, now: Instant) -> io::Result<()> {
+        let bytes = std::mem::take(&mut self.unjudged);
+        let (mut answers, mut drops) = (false, false);
         while let Some(event) = self.client.poll_event() {
+            answers |= matches!(event, ClientEvent::Synced { .. } | ClientEvent::Reply { .. });
             match event {
                 ClientEvent::Synced { echoes_id, delimited } => {
                     (self.echoes_id, self.delimited) = (echoes_id, delimited);
@@ -26,12 +29,15 @@ impl Session<'_> {
                 ClientEvent::Reply { call, result } => self.reply(call, result, now),
                 ClientEvent::Dropped(reason) => {
                     self.vm.counters.dropped.add(1);
-                    self.surplus.add(DROPPED_COSTS);
+                    drops = true;
                     tracing::debug!(vm.id = %self.vm.id, "{}: dropped {reason:?}", self.vm.id);
                 }
                 // The session times syncs by itself.
                 ClientEvent::SyncFailed => {}
             }
+        }
+        if drops || !answers && self.client.in_flight() == 0 {
+            self.surplus.add(bytes);
         }
         if self.client.needs_sync() && matches!(self.stage, Stage::Up) {
             self.start_sync()?;
@@ -213,6 +219,3 @@ impl Session<'_> {
         }
     }
 }
-
-/// What a dropped line counts against the guest, whatever its length.
-const DROPPED_COSTS: usize = 4 << 10;

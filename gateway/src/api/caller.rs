@@ -1,0 +1,154 @@
+//! Who calls, and the only way for a handler to a VM or a lease: by naming the right it needs.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use qga_proto::command::{Command, Right};
+
+use super::App;
+use super::context::RequestContext;
+use super::error::{Code, Problem, guest};
+use crate::principal::Principal;
+use crate::vm::{CallError, CallOptions, Lease, VmHandle, VmId};
+
+/// An authenticated caller of one request.
+pub(crate) struct Caller {
+    app: App,
+    context: Arc<RequestContext>,
+    principal: Principal,
+}
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let context = parts.extensions.get::<Arc<RequestContext>>().cloned();
+        let principal = context.as_ref().and_then(|c| c.principal.clone());
+        // The front lets nobody through without a principal, save to the public operations.
+        let (Some(context), Some(principal)) = (context, principal) else {
+            return Err(unauthenticated());
+        };
+        Ok(Self { app: app.clone(), context, principal })
+    }
+}
+
+pub(crate) fn unauthenticated() -> Problem {
+    Problem::new(
+        Code::Unauthenticated,
+        "Over TCP every request needs the header \"Authorization: Bearer TOKEN\" with the token \
+         from the gateway's token file. Over the Unix socket no token is needed.",
+    )
+}
+
+impl Caller {
+    pub(crate) fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    pub(crate) fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// The VM of this id, for an operation that needs `right`.
+    pub(crate) fn vm(&self, id: &str, right: Right) -> Result<Vm, Problem> {
+        let vm = self.find(id).ok_or_else(|| vm_not_found(id))?;
+        self.context.concerns(vm.id());
+        self.authorise(vm.id(), right)?;
+        Ok(Vm { app: self.app.clone(), context: self.context.clone(), handle: vm })
+    }
+
+    /// The lease of this id, for an operation that needs `right` on its VM.
+    pub(crate) fn lease(&self, id: &str, right: Right) -> Result<Lease, Problem> {
+        let lease = id.parse().ok().and_then(|id| self.app.leases.get(&id));
+        let lease = lease.ok_or_else(|| lease_not_found(id))?;
+        self.context.concerns(&lease.vm);
+        self.authorise(&lease.vm, right)?;
+        Ok(lease)
+    }
+
+    /// Every principal that can authenticate today has every right: the Unix socket's peers by
+    /// its permissions, the token's holder by the token. Rules per principal and VM go here.
+    #[expect(clippy::unnecessary_wraps, reason = "rights per principal will refuse here")]
+    pub(crate) fn authorise(&self, _vm: &VmId, _right: Right) -> Result<(), Problem> {
+        Ok(())
+    }
+
+    /// Notes the guest command for the log, where a lease sends it and not [`Vm::call`].
+    pub(crate) fn sends(&self, command: &'static str) {
+        self.context.sends(command);
+    }
+
+    fn find(&self, id: &str) -> Option<VmHandle> {
+        self.app.registry.get(&id.parse().ok()?)
+    }
+}
+
+/// A VM that the caller may use as it said.
+pub(crate) struct Vm {
+    app: App,
+    context: Arc<RequestContext>,
+    pub(crate) handle: VmHandle,
+}
+
+impl Vm {
+    /// One guest command, with the timeout and answer limit of its kind.
+    pub(crate) async fn call<C: Command>(&self, arguments: C) -> Result<C::Return, Problem> {
+        self.call_with(arguments, self.handle.options(&C::INFO)).await
+    }
+
+    pub(crate) async fn call_with<C: Command>(
+        &self,
+        arguments: C,
+        options: CallOptions,
+    ) -> Result<C::Return, Problem> {
+        self.try_call(arguments, options).await.map_err(|e| self.failed::<C>(e))
+    }
+
+    /// As [`call`](Self::call), for a handler that makes something else of an error.
+    pub(crate) async fn try_call<C: Command>(
+        &self,
+        arguments: C,
+        options: CallOptions,
+    ) -> Result<C::Return, CallError> {
+        self.context.sends(C::INFO.name);
+        self.handle.call(arguments, options).await
+    }
+
+    pub(crate) fn failed<C: Command>(&self, error: CallError) -> Problem {
+        let frozen = self.app.leases.active_on(self.handle.id()).is_some();
+        guest::call_failed(&self.handle, &C::INFO, frozen, error)
+    }
+}
+
+fn vm_not_found(id: &str) -> Problem {
+    match id.parse::<VmId>() {
+        Ok(id) => Problem::new(
+            Code::VmNotFound,
+            format!("The gateway knows no VM \"{id}\". GET /vms lists those that it knows."),
+        )
+        .vm(&id),
+        Err(why) => Problem::new(
+            Code::VmNotFound,
+            format!("\"{}\" names no VM: it is {why}.", super::error::printable(id)),
+        ),
+    }
+}
+
+pub(crate) fn lease_not_found(id: &str) -> Problem {
+    Problem::new(
+        Code::LeaseNotFound,
+        format!(
+            "The gateway knows no freeze lease \"{}\". GET /freezes lists those that it knows; \
+             leases do not survive a restart of the gateway yet.",
+            super::error::printable(id)
+        ),
+    )
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Caller").field(&self.principal).finish()
+    }
+}

@@ -1,0 +1,102 @@
+//! What is known of one request while it is under way: for its log line, and later its audit
+//! record.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::principal::Principal;
+use crate::vm::VmId;
+
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// One per request, shared by the front and the handler.
+#[derive(Debug)]
+pub(crate) struct RequestContext {
+    pub(crate) id: HeaderValue,
+    /// Absent only where an operation needs no credentials.
+    pub(crate) principal: Option<Principal>,
+    vm: OnceLock<VmId>,
+    command: OnceLock<&'static str>,
+}
+
+impl RequestContext {
+    pub(crate) fn new(id: HeaderValue, principal: Option<Principal>) -> Self {
+        Self { id, principal, vm: OnceLock::new(), command: OnceLock::new() }
+    }
+
+    /// The VM that the request turned out to be about. The first one stays.
+    pub(crate) fn concerns(&self, vm: &VmId) {
+        self.vm.get_or_init(|| vm.clone());
+    }
+
+    /// The guest command that it came down to. The first one stays.
+    pub(crate) fn sends(&self, command: &'static str) {
+        self.command.get_or_init(|| command);
+    }
+
+    pub(crate) fn vm(&self) -> Option<&VmId> {
+        self.vm.get()
+    }
+
+    pub(crate) fn command(&self) -> Option<&'static str> {
+        self.command.get().copied()
+    }
+}
+
+/// Makes request ids: 16 random hex digits per process, then a counter.
+#[derive(Debug)]
+pub(crate) struct RequestIds {
+    process: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    pub(crate) fn new() -> Self {
+        // Ids need to be unlike another run's, not secret: without entropy the time will do.
+        let process = getrandom::u64().unwrap_or_else(|_| {
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |d| d.as_secs().rotate_left(32) ^ u64::from(d.subsec_nanos()))
+        });
+        Self { process, next: AtomicU64::new(1) }
+    }
+
+    /// The client's own id when it sent a usable one, else a new one.
+    pub(crate) fn assign(&self, headers: &HeaderMap) -> HeaderValue {
+        match headers.get(REQUEST_ID) {
+            Some(id) if is_usable(id.as_bytes()) => id.clone(),
+            _ => {
+                let n = self.next.fetch_add(1, Ordering::Relaxed);
+                let id = format!("{:016x}-{n:x}", self.process);
+                // Hex digits and a hyphen are always a valid header value.
+                HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("-"))
+            }
+        }
+    }
+}
+
+fn is_usable(id: &[u8]) -> bool {
+    (1..=64).contains(&id.len())
+        && id.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_a_sane_id_and_replaces_others() {
+        let ids = RequestIds::new();
+        let mut headers = HeaderMap::new();
+        let first = ids.assign(&headers);
+        assert_ne!(first, ids.assign(&headers));
+        headers.insert(REQUEST_ID, HeaderValue::from_static("job-42.a_b"));
+        assert_eq!(ids.assign(&headers), "job-42.a_b");
+        for bad in ["", "a b", "a\"b", &"x".repeat(65)] {
+            headers.insert(REQUEST_ID, HeaderValue::from_str(bad).unwrap());
+            assert_ne!(ids.assign(&headers).to_str().unwrap(), bad);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The OpenAPI document: the router's own, completed by the rules that hold for every operation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+
+use super::error::{Code, ProblemBody};
+use super::extract::NoQuery;
+
+/// What any call to a guest can run into.
+pub(super) const CALL_PROBLEMS: &[Code] = &[
+    Code::VmNotFound,
+    Code::AgentUnavailable,
+    Code::QueueFull,
+    Code::AgentTimeout,
+    Code::AgentBadReply,
+    Code::AgentError,
+    Code::CommandUnsupported,
+    Code::CommandDisabled,
+    Code::VmFrozen,
+    Code::VmPaused,
+];
+
+/// What a freeze can run into.
+pub(super) const FREEZE_PROBLEMS: &[Code] = &[
+    Code::VmNotFound,
+    Code::AgentUnavailable,
+    Code::QueueFull,
+    Code::AgentTimeout,
+    Code::AgentBadReply,
+    Code::AgentError,
+    Code::NothingToFreeze,
+    Code::FreezeIncomplete,
+    Code::CommandUnsupported,
+    Code::CommandDisabled,
+    Code::AlreadyFrozen,
+    Code::LeaseConflict,
+    Code::VmPaused,
+    Code::ShuttingDown,
+];
+
+/// What renewing and thawing can run into.
+pub(super) const LEASE_PROBLEMS: &[Code] = &[
+    Code::VmNotFound,
+    Code::LeaseNotFound,
+    Code::LeaseConflict,
+    Code::LeaseMismatch,
+    Code::AgentUnavailable,
+    Code::QueueFull,
+    Code::AgentTimeout,
+    Code::AgentBadReply,
+    Code::AgentError,
+    Code::CommandUnsupported,
+    Code::CommandDisabled,
+    Code::VmPaused,
+    Code::ShuttingDown,
+];
+
+const DESCRIPTION: &str = "\
+REST for the inside of virtual machines, through the QEMU guest agent.
+
+* Guest data keeps QGA's names (`buf-b64`); what the gateway adds is `snake_case`. Times are RFC 3339 in UTC.
+* Every answer that is not a success is a problem (RFC 9457) with a stable `code`. `outcome` tells \
+how far a guest command came, `retryable` whether the same request may simply be sent again. A path \
+that is not listed here answers `route_not_found`, a method that is not `method_not_allowed`.
+* Over the Unix socket the kernel names the caller. Over TCP every operation needs the bearer \
+token, save those that list no security.
+* Unknown members and query parameters are refused, so that nothing is ignored that was meant.
+* `x-qga-right` is the right that an operation needs, `x-qga-command` the guest command that it \
+sends, `x-qga-problems` the codes that it can answer with.
+* Every answer carries `x-request-id`: the caller's own, or a new one; the log has it too.";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "qga-gateway",
+        description = DESCRIPTION,
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    tags(
+        (name = "vms", description = "VMs, without asking their guests"),
+        (name = "agent", description = "The guest agent itself"),
+        (name = "freeze", description = "Frozen filesystems, held by leases"),
+        (name = "power", description = "Shutting down"),
+        (name = "files", description = "Files in the guest, by handle"),
+        (name = "gateway", description = "The gateway itself"),
+    ),
+    components(schemas(ProblemBody, Code)),
+    security(("token" = []))
+)]
+struct Frame;
+
+/// The document before any operation is in it.
+pub(super) fn frame() -> utoipa::openapi::OpenApi {
+    let mut frame = Frame::openapi();
+    let token = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("The one line of the gateway's token file."))
+        .build();
+    frame
+        .components
+        .get_or_insert_default()
+        .security_schemes
+        .insert("token".into(), SecurityScheme::Http(token).into());
+    frame
+}
+
+/// The document as it is served and checked in: keys in order, a line feed at the end.
+pub fn openapi_json() -> String {
+    let (_, api) = super::operations().split_for_parts();
+    // The document is made of maps with string keys: its serialization cannot fail.
+    let mut document = serde_json::to_value(api).unwrap_or_default();
+    complete(&mut document);
+    format!("{document:#}\n")
+}
+
+/// Adds what holds for every operation: its general problems, each with status and example.
+fn complete(document: &mut Value) {
+    let examples: Map<String, Value> = Code::ALL
+        .iter()
+        .map(|code| (code.as_str().to_owned(), json!({"value": example(*code)})))
+        .collect();
+    document["components"]["examples"] = examples.into();
+    document["components"]["headers"] = json!({
+        "RequestId": {
+            "description": "The request's id, in the gateway's log too.",
+            "schema": {"type": "string"}
+        },
+        "RetryAfter": {
+            "description": "Seconds until another try makes sense.",
+            "schema": {"type": "integer"}
+        },
+        "WwwAuthenticate": {
+            "description": "The scheme that is needed.",
+            "schema": {"type": "string"}
+        }
+    });
+    let codes: Vec<String> = Code::ALL.iter().map(|code| line(*code)).collect();
+    document["components"]["schemas"]["ProblemCode"]["description"] =
+        format!("What went wrong, for programs:\n\n* {}", codes.join("\n* ")).into();
+    let schemas = document["components"]["schemas"].clone();
+    let mut problems = Map::new();
+    let paths = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
+    for item in paths {
+        for (method, operation) in item.as_object_mut().into_iter().flatten() {
+            complete_operation(method, operation, &mut problems);
+            relax_body(operation, &schemas);
+        }
+    }
+    document["components"]["responses"] = problems.into();
+}
+
+fn complete_operation(method: &str, operation: &mut Value, problems: &mut Map<String, Value>) {
+    let public = operation.get("security").is_some();
+    let mut codes = vec!["bad_request", "forbidden", "internal_error", "not_acceptable"];
+    if !public {
+        codes.push("unauthenticated");
+    }
+    if matches!(method, "post" | "put" | "patch" | "delete") {
+        codes.extend(["body_too_large", "request_timeout", "unsupported_media_type"]);
+    }
+    let own = operation["x-qga-problems"].as_array().cloned().unwrap_or_default();
+    codes.extend(own.iter().filter_map(Value::as_str));
+    let codes: BTreeSet<Code> =
+        Code::ALL.into_iter().filter(|code| codes.contains(&code.as_str())).collect();
+    let mut by_status: BTreeMap<String, Vec<Code>> = BTreeMap::new();
+    for code in &codes {
+        by_status.entry(code.status().as_str().to_owned()).or_default().push(*code);
+    }
+    operation["x-qga-problems"] = json!(codes);
+    for response in operation["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+        response["headers"]["x-request-id"] = json!({"$ref": "#/components/headers/RequestId"});
+    }
+    for (status, codes) in by_status {
+        let names: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
+        let name = names.join(".");
+        operation["responses"][status] = json!({"$ref": format!("#/components/responses/{name}")});
+        problems.entry(name).or_insert_with(|| problem_response(&codes));
+    }
+}
+
+/// Without a body, a request stands for the one whose members are all absent.
+fn relax_body(operation: &mut Value, schemas: &Value) {
+    let Some(body) = operation.get_mut("requestBody") else { return };
+    let reference = &body["content"]["application/json"]["schema"]["$ref"];
+    let name = reference.as_str().and_then(|r| r.rsplit('/').next()).unwrap_or_default();
+    if schemas[name].get("required").is_none() {
+        body["required"] = false.into();
+    }
+}
+
+/// Codes of one status share a response, with an example each.
+fn problem_response(codes: &[Code]) -> Value {
+    let mut headers = json!({"x-request-id": {"$ref": "#/components/headers/RequestId"}});
+    let mut examples = Map::new();
+    for code in codes {
+        match code {
+            Code::AgentUnavailable | Code::QueueFull | Code::ShuttingDown => {
+                headers["retry-after"] = json!({"$ref": "#/components/headers/RetryAfter"});
+            }
+            Code::Unauthenticated => {
+                headers["www-authenticate"] =
+                    json!({"$ref": "#/components/headers/WwwAuthenticate"});
+            }
+            _ => {}
+        }
+        let name = code.as_str();
+        examples.insert(name.into(), json!({"$ref": format!("#/components/examples/{name}")}));
+    }
+    let lines: Vec<String> = codes.iter().map(|code| line(*code)).collect();
+    json!({
+        "description": lines.join("\n"),
+        "headers": headers,
+        "content": {
+            "application/problem+json": {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "examples": examples
+            }
+        }
+    })
+}
+
+fn line(code: Code) -> String {
+    format!("`{}` ({}): {}.", code.as_str(), code.status().as_u16(), code.title())
+}
+
+/// A problem as it looks, with the members that every problem has.
+fn example(code: Code) -> Value {
+    json!({
+        "type": format!("urn:qga:problem:{}", code.as_str()),
+        "title": code.title(),
+        "status": code.status().as_u16(),
+        "code": code.as_str(),
+        "detail": "What happened this time, and what to do about it."
+    })
+}
+
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| openapi_json().into());
+
+/// Get this document
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    tag = "gateway",
+    responses((
+        status = 200,
+        description = "The OpenAPI document.",
+        content_type = "application/json",
+        body = Object
+    )),
+    security(())
+)]
+pub(super) async fn openapi_document(_: NoQuery) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.clone()).into_response()
+}

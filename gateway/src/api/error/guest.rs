@@ -1,0 +1,274 @@
+//! What a guest, its agent or the link to it did wrong, as a problem for the caller.
+
+use qga_proto::ErrorClass;
+use qga_proto::QgaError;
+use qga_proto::command::{CommandInfo, Right};
+
+use super::{Code, Outcome, Problem, printable};
+use crate::api::vms::LinkBody;
+use crate::vm::{CallError, FreezeError, LinkState, LinkStatus, VmHandle, VmId};
+
+/// The problem of a call that failed. `frozen`: a freeze lease is active on the VM.
+pub(crate) fn call_failed(
+    vm: &VmHandle,
+    info: &CommandInfo,
+    frozen: bool,
+    error: CallError,
+) -> Problem {
+    let id = vm.id();
+    // After an unknown outcome only what changes nothing may simply be tried again. A file read
+    // moves its handle's position.
+    let harmless = !info.changes_guest && info.right == Right::Observe;
+    let problem = match error {
+        CallError::Unavailable { link } => unavailable(vm, &link),
+        CallError::QueueFull => Problem::new(
+            Code::QueueFull,
+            format!(
+                "Too many calls already wait for VM \"{id}\". Nothing was sent; try again in a \
+                 moment, with fewer requests at once."
+            ),
+        )
+        .outcome(Outcome::NotSent, true)
+        .retry_after(1),
+        CallError::TimedOut { sent: false, after } => Problem::new(
+            Code::AgentTimeout,
+            format!(
+                "{} was not sent to VM \"{id}\": calls before it kept the agent busy for {:.1} s.",
+                info.name,
+                after.as_secs_f64()
+            ),
+        )
+        .outcome(Outcome::NotSent, true)
+        .link(vm.link().into()),
+        CallError::TimedOut { sent: true, after } => Problem::new(
+            Code::AgentTimeout,
+            format!(
+                "{} was sent to VM \"{id}\", and no answer came within {:.1} s. {}",
+                info.name,
+                after.as_secs_f64(),
+                unknown_outcome(harmless)
+            ),
+        )
+        .outcome(Outcome::Unknown, harmless)
+        .link(vm.link().into()),
+        CallError::Interrupted { reason } => Problem::new(
+            Code::AgentUnavailable,
+            format!(
+                "{} was sent to VM \"{id}\", and its answer was lost: {}. {}",
+                info.name,
+                printable(&reason),
+                unknown_outcome(harmless)
+            ),
+        )
+        .outcome(Outcome::Unknown, harmless)
+        .link(vm.link().into())
+        .retry_after(2),
+        CallError::BadReply { reason } => Problem::new(
+            Code::AgentBadReply,
+            format!(
+                "The agent of VM \"{id}\" answered {} with something that is no valid answer: \
+                 {}. {}",
+                info.name,
+                printable(&reason),
+                unknown_outcome(harmless)
+            ),
+        )
+        .outcome(Outcome::Unknown, harmless),
+        CallError::Agent(error) => agent_error(vm, info, frozen, &error),
+        CallError::Unsupported => unsupported(vm, info),
+    };
+    problem.vm(id).command(info.name)
+}
+
+const fn unknown_outcome(harmless: bool) -> &'static str {
+    if harmless {
+        "The command changes nothing, so it may be sent again."
+    } else {
+        "Whether the guest carried it out is not known: look before sending it again."
+    }
+}
+
+/// The link's own sentence says why; this adds what it means for the request.
+fn unavailable(vm: &VmHandle, link: &LinkStatus) -> Problem {
+    let id = vm.id();
+    if link.state == LinkState::Paused {
+        return Problem::new(
+            Code::VmPaused,
+            format!("VM \"{id}\" is paused, so nothing in it can answer. Nothing was sent."),
+        )
+        .outcome(Outcome::NotSent, true)
+        .link(link.clone().into());
+    }
+    let meaning = match link.state {
+        LinkState::Absent => {
+            "there is no socket to its guest agent; the VM probably is not running"
+        }
+        LinkState::Refused => "the socket to its guest agent takes no connection",
+        LinkState::Busy => "another program holds the socket to its guest agent",
+        LinkState::Silent => {
+            "nothing answers on its guest agent's socket; the agent is not running in the \
+             guest, or is stuck"
+        }
+        LinkState::Ready | LinkState::Frozen => "the link to its guest agent was just lost",
+        LinkState::Paused => "it is paused",
+    };
+    let why = link.reason.as_deref().map(printable).unwrap_or_default();
+    let detail = if why.is_empty() {
+        format!("VM \"{id}\" cannot be reached: {meaning}. Nothing was sent.")
+    } else {
+        format!("VM \"{id}\" cannot be reached: {meaning} ({why}). Nothing was sent.")
+    };
+    Problem::new(Code::AgentUnavailable, detail)
+        .outcome(Outcome::NotSent, true)
+        .link(LinkBody::from(link.clone()))
+        .retry_after(if link.state == LinkState::Absent { 10 } else { 2 })
+}
+
+fn agent_error(vm: &VmHandle, info: &CommandInfo, frozen: bool, error: &QgaError) -> Problem {
+    let id = vm.id();
+    let problem = if error.is_disabled() {
+        // The text does not tell policy from a freeze (qga-facts.md 1.3), the state does.
+        let frozen =
+            frozen || vm.link().state == LinkState::Frozen || error.desc.contains("frozen");
+        if frozen && !info.allowed_while_frozen {
+            Problem::new(
+                Code::VmFrozen,
+                format!(
+                    "VM \"{id}\" is frozen, and its agent runs {} only when thawed.",
+                    info.name
+                ),
+            )
+            .outcome(Outcome::Failed, true)
+        } else {
+            Problem::new(
+                Code::CommandDisabled,
+                format!(
+                    "The agent of VM \"{id}\" has {} switched off by its own configuration in \
+                     the guest (block-rpcs or allow-rpcs). Only there can it be allowed.",
+                    info.name
+                ),
+            )
+            .outcome(Outcome::Failed, false)
+        }
+    } else if error.is_not_found() {
+        unsupported(vm, info)
+    } else if is_unknown_option(error) {
+        Problem::new(
+            Code::CommandUnsupported,
+            format!(
+                "The agent of VM \"{id}\" has {}, but not with these arguments: it is older \
+                 than this request needs.",
+                info.name
+            ),
+        )
+        .outcome(Outcome::Failed, false)
+    } else {
+        Problem::new(
+            Code::AgentError,
+            format!("The agent of VM \"{id}\" answered {} with an error; its own words are in qga_desc.", info.name),
+        )
+        .outcome(Outcome::Failed, false)
+    };
+    problem.guest_said(error.class.as_str(), &error.desc)
+}
+
+fn unsupported(vm: &VmHandle, info: &CommandInfo) -> Problem {
+    let version = vm.capabilities().map(|c| printable(&c.version));
+    let which = version.map(|v| format!(" (version {v})")).unwrap_or_default();
+    Problem::new(
+        Code::CommandUnsupported,
+        format!("The guest agent of VM \"{}\"{which} has no command {}.", vm.id(), info.name),
+    )
+    .outcome(Outcome::Failed, false)
+}
+
+/// `Parameter 'x' is unexpected`: an older agent does not know an argument that exists now.
+fn is_unknown_option(error: &QgaError) -> bool {
+    error.class == ErrorClass::GenericError
+        && error.desc.starts_with("Parameter '")
+        && error.desc.ends_with("is unexpected")
+}
+
+/// The problem of a freeze, renewal or thaw that failed. `vm` is absent where the gateway does not
+/// know the lease's VM any more.
+pub(crate) fn freeze_failed(
+    id: &VmId,
+    vm: Option<&VmHandle>,
+    info: &CommandInfo,
+    frozen: bool,
+    error: FreezeError,
+) -> Problem {
+    let problem = match error {
+        FreezeError::Call(error) => match vm {
+            Some(vm) => return call_failed(vm, info, frozen, error),
+            None => Problem::new(
+                Code::AgentUnavailable,
+                format!("VM \"{id}\" is gone, so nothing can be sent to it. {error}"),
+            )
+            .outcome(Outcome::NotSent, false),
+        },
+        FreezeError::NothingToFreeze => Problem::new(
+            Code::NothingToFreeze,
+            format!(
+                "The agent of VM \"{id}\" froze no filesystem, and the policy \"required\" needs \
+                 one. Nothing is frozen, and there is no lease."
+            ),
+        )
+        .outcome(Outcome::Failed, false),
+        FreezeError::AlreadyFrozen { lease: Some(lease) } => Problem::new(
+            Code::AlreadyFrozen,
+            format!("VM \"{id}\" is frozen already, by lease {lease}."),
+        )
+        .outcome(Outcome::NotSent, true)
+        .lease(lease),
+        FreezeError::AlreadyFrozen { lease: None } => Problem::new(
+            Code::AlreadyFrozen,
+            format!(
+                "VM \"{id}\" is frozen already, and not by a lease of this gateway: whoever froze \
+                 it must thaw it."
+            ),
+        )
+        .outcome(Outcome::NotSent, true),
+        FreezeError::Incomplete { wanted, frozen } => Problem::new(
+            Code::FreezeIncomplete,
+            format!(
+                "Of the {wanted} mount points named, VM \"{id}\" could freeze {frozen}, and the \
+                 policy \"required\" needs all. Everything was thawed again, and there is no \
+                 lease. Look for names that are no mount points in the guest, or ask for \
+                 \"best_effort\"."
+            ),
+        )
+        .outcome(Outcome::Failed, false),
+        FreezeError::OutcomeUnknown { lease, source } => {
+            let meaning = format!(
+                "The gateway is thawing VM \"{id}\", because it cannot know whether the freeze \
+                 took place: do not rely on one, and follow the thaw in GET /freezes/{lease}."
+            );
+            freeze_failed(id, vm, info, frozen, FreezeError::Call(source))
+                .preceded_by(&meaning)
+                .outcome(Outcome::Unknown, false)
+                .lease(lease)
+        }
+        FreezeError::NotFound => {
+            Problem::new(Code::LeaseNotFound, "The lease is not kept any more.")
+        }
+        FreezeError::Ended(lease) => Problem::new(
+            Code::LeaseConflict,
+            format!(
+                "Lease {} is over or ending ({}): freeze again if that is still needed.",
+                lease.id, lease.state
+            ),
+        ),
+        FreezeError::Limit { what, max } => Problem::bad_request(format!(
+            "The {what} is more than this gateway's limit of {} s.",
+            max.as_secs()
+        )),
+        FreezeError::Stopping => Problem::new(
+            Code::ShuttingDown,
+            "The gateway is stopping, so it begins no freeze. Nothing was sent.",
+        )
+        .outcome(Outcome::NotSent, true)
+        .retry_after(5),
+    };
+    problem.vm(id)
+}

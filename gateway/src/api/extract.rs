@@ -1,0 +1,172 @@
+//! Requests taken apart: path, query and body, each refusal a problem that says what to mend.
+
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use super::App;
+use super::error::{Code, Problem};
+
+/// The largest body of a request that carries no file content.
+const MAX_BODY: usize = 1 << 20;
+
+/// How long a request's body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The parameters in the path.
+#[derive(Debug)]
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        match axum::extract::Path::<T>::from_request_parts(parts, app).await {
+            Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Err(rejection) => Err(Problem::bad_request(format!(
+                "The path cannot be understood: {}.",
+                rejection.body_text().trim_end_matches('.')
+            ))),
+        }
+    }
+}
+
+/// No query: a parameter that would be ignored (`?dry_run`) must not look as if it worked.
+#[derive(Debug)]
+pub(crate) struct NoQuery;
+
+impl FromRequestParts<App> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        let Some(first) = query.split('&').find(|pair| !pair.is_empty()) else {
+            return Ok(Self);
+        };
+        let name = first.split('=').next().unwrap_or(first);
+        Err(Problem::bad_request(format!(
+            "Unknown query parameter \"{name}\": this operation takes none."
+        )))
+    }
+}
+
+/// A JSON object as the body, at most `LIMIT` bytes. An empty body stands for `{}`.
+///
+/// Nesting is bounded by `serde_json` (128 levels), and unknown members are refused by the
+/// types themselves, so that nothing is ever skipped over.
+#[derive(Debug)]
+pub(crate) struct Json<T, const LIMIT: usize = MAX_BODY>(pub(crate) T);
+
+impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<App> for Json<T, LIMIT> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &App) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes = read(&parts.headers, body, LIMIT).await?;
+        if bytes.is_empty() {
+            return parse(b"{}").map(Self);
+        }
+        check_media_type(&parts.headers)?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// Nothing as the body, or `{}` from clients that always send something.
+#[derive(Debug)]
+pub(crate) struct NoBody;
+
+impl FromRequest<App> for NoBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+        let Json(Nothing {}) = Json::<Nothing>::from_request(request, app).await?;
+        Ok(Self)
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // serde would take an array for an object, its elements for the members in their order.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::bad_request(
+            "The request's body must be a JSON object, not an array.",
+        ));
+    }
+    serde_json::from_slice(bytes).map_err(|error| {
+        let what = match error.classify() {
+            serde_json::error::Category::Data => "does not have the form that is needed",
+            _ => "is not valid JSON",
+        };
+        Problem::bad_request(format!("The request's body {what}: {error}."))
+    })
+}
+
+fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING) {
+        return Err(Problem::new(
+            Code::UnsupportedMediaType,
+            format!("Content-Encoding {encoding:?} is not supported: send the body as it is."),
+        ));
+    }
+    let value = headers.get(header::CONTENT_TYPE);
+    let media = value.and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let mut parts = media.split(';').map(str::trim);
+    let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let json =
+        kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
+    let utf8 = parts.all(|p| match p.split_once('=') {
+        Some((name, charset)) if name.eq_ignore_ascii_case("charset") => {
+            charset.trim_matches('"').eq_ignore_ascii_case("utf-8")
+        }
+        _ => true,
+    });
+    if json && utf8 {
+        return Ok(());
+    }
+    let found = match value {
+        Some(value) => format!("is {value:?}"),
+        None => "is missing".to_owned(),
+    };
+    Err(Problem::new(
+        Code::UnsupportedMediaType,
+        format!("The body must be JSON, but its Content-Type {found}: send \"application/json\"."),
+    ))
+}
+
+async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let too_large = || {
+        Problem::new(
+            Code::BodyTooLarge,
+            format!(
+                "The request's body is larger than the {limit} bytes that this operation takes."
+            ),
+        )
+    };
+    // Said at once, before a byte of the body was read.
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|length: u64| length > limit as u64) {
+        return Err(too_large());
+    }
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(Problem::bad_request(format!(
+            "The request's body broke off or is not framed as its headers say: {error}."
+        ))),
+        Err(_) => Err(Problem::new(
+            Code::RequestTimeout,
+            format!("The request's body did not arrive within {} s.", BODY_TIMEOUT.as_secs()),
+        )),
+    }
+}

@@ -1,0 +1,142 @@
+//! `/freezes`: freeze leases, by the lease.
+
+use axum::Json as Answer;
+use qga_proto::command::Right;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::caller::Caller;
+use super::document::LEASE_PROBLEMS;
+use super::error::{Problem, guest};
+use super::extract::{Json, NoBody, NoQuery, Path};
+use super::fsfreeze::{THAW, seconds};
+use super::lease::{IfMatch, LeaseBody};
+use crate::vm::{FreezeError, Lease};
+
+/// Freeze leases.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FreezeList {
+    /// Active ones and ended ones, as long as those are kept.
+    freezes: Vec<LeaseBody>,
+}
+
+/// For how long to hold from now.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"ttl_seconds": 60}))]
+pub(super) struct RenewRequest {
+    /// As when the lease was made, if absent.
+    #[schema(minimum = 1, example = 60)]
+    ttl_seconds: Option<u64>,
+}
+
+impl RenewRequest {
+    pub(super) async fn renew(self, caller: &Caller, lease: &Lease) -> Result<LeaseBody, Problem> {
+        let max = caller.app().limits.ttl_max;
+        let ttl = seconds("ttl_seconds", self.ttl_seconds, lease.ttl, max)?;
+        let renewed = caller.app().leases.renew(&lease.id, ttl).await;
+        renewed.map(LeaseBody::from).map_err(|error| failed(caller, lease, error))
+    }
+}
+
+pub(super) async fn thaw(caller: &Caller, lease: &Lease) -> Result<LeaseBody, Problem> {
+    caller.sends(THAW.name);
+    let thawed = caller.app().leases.thaw(&lease.id).await;
+    thawed.map(LeaseBody::from).map_err(|error| failed(caller, lease, error))
+}
+
+fn failed(caller: &Caller, lease: &Lease, error: FreezeError) -> Problem {
+    let vm = caller.app().registry.get(&lease.vm);
+    guest::freeze_failed(&lease.vm, vm.as_ref(), THAW, true, error).lease(&lease.id)
+}
+
+/// List the freeze leases
+#[utoipa::path(
+    get,
+    path = "/freezes",
+    tag = "freeze",
+    responses((status = 200, description = "The leases.", body = FreezeList)),
+    extensions(("x-qga-right" = json!(Right::Freeze)))
+)]
+pub(super) async fn list_freezes(caller: Caller, _: NoQuery) -> Answer<FreezeList> {
+    let leases = caller.app().leases.list().into_iter();
+    let visible = leases.filter(|l| caller.authorise(&l.vm, Right::Freeze).is_ok());
+    Answer(FreezeList { freezes: visible.map(LeaseBody::from).collect() })
+}
+
+/// Show a freeze lease
+///
+/// Also after it has ended, with its verdict.
+#[utoipa::path(
+    get,
+    path = "/freezes/{lease}",
+    tag = "freeze",
+    params(("lease" = String, Path, description = "The lease.", example = "frz_0123456789abcdef0123456789abcdef")),
+    responses((status = 200, description = "The lease.", body = LeaseBody)),
+    extensions(
+        ("x-qga-right" = json!(Right::Freeze)),
+        ("x-qga-problems" = json!(["lease_not_found"])),
+    )
+)]
+pub(super) async fn show_freeze(
+    caller: Caller,
+    Path(id): Path<String>,
+    _: NoQuery,
+) -> Result<Answer<LeaseBody>, Problem> {
+    Ok(Answer(caller.lease(&id, Right::Freeze)?.into()))
+}
+
+/// Renew a freeze lease
+///
+/// It holds for `ttl_seconds` from now.
+#[utoipa::path(
+    patch,
+    path = "/freezes/{lease}",
+    tag = "freeze",
+    params(("lease" = String, Path, description = "The lease.", example = "frz_0123456789abcdef0123456789abcdef")),
+    request_body = RenewRequest,
+    responses((status = 200, description = "Renewed.", body = LeaseBody)),
+    extensions(
+        ("x-qga-right" = json!(Right::Freeze)),
+        ("x-qga-problems" = json!(LEASE_PROBLEMS)),
+    )
+)]
+pub(super) async fn renew_freeze(
+    caller: Caller,
+    Path(id): Path<String>,
+    _: NoQuery,
+    if_match: IfMatch,
+    Json(body): Json<RenewRequest>,
+) -> Result<Answer<LeaseBody>, Problem> {
+    let lease = caller.lease(&id, Right::Freeze)?;
+    if_match.check(&lease)?;
+    body.renew(&caller, &lease).await.map(Answer)
+}
+
+/// Thaw by the lease
+///
+/// Answers when the guest says that it has thawed, with the verdict. After the lease has ended it
+/// answers the same again.
+#[utoipa::path(
+    delete,
+    path = "/freezes/{lease}",
+    tag = "freeze",
+    params(("lease" = String, Path, description = "The lease.", example = "frz_0123456789abcdef0123456789abcdef")),
+    responses((status = 200, description = "Thawed: the lease with its verdict.", body = LeaseBody)),
+    extensions(
+        ("x-qga-right" = json!(Right::Freeze)),
+        ("x-qga-command" = json!("guest-fsfreeze-thaw")),
+        ("x-qga-problems" = json!(LEASE_PROBLEMS)),
+    )
+)]
+pub(super) async fn thaw_freeze(
+    caller: Caller,
+    Path(id): Path<String>,
+    _: NoQuery,
+    if_match: IfMatch,
+    _: NoBody,
+) -> Result<Answer<LeaseBody>, Problem> {
+    let lease = caller.lease(&id, Right::Freeze)?;
+    if_match.check(&lease)?;
+    thaw(&caller, &lease).await.map(Answer)
+}

@@ -1,0 +1,171 @@
+//! The one thing around the router: request id, Host check, authentication, panics, headers and
+//! the log line. A single function instead of a stack of layers, because each layer costs an
+//! allocation per request.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::http::{HeaderValue, Method, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tower::ServiceExt;
+
+use super::access::{Access, accepts_json, is_page, is_public, refuse_unauthenticated};
+use super::context::{REQUEST_ID, RequestContext, RequestIds};
+use super::error::{Code, Problem, ProblemNote};
+use crate::principal::Principal;
+
+/// Answers requests. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Front {
+    router: Router,
+    ids: Arc<RequestIds>,
+}
+
+impl Front {
+    pub(crate) fn new(router: Router) -> Self {
+        Self { router, ids: Arc::new(RequestIds::new()) }
+    }
+
+    /// Answers one request of a connection whose callers prove themselves by `access`.
+    pub async fn handle<B>(&self, access: &Access, request: Request<B>) -> Response
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let id = self.ids.assign(request.headers());
+        let admitted = admit(access, &request);
+        let principal = admitted.as_ref().ok().cloned().flatten();
+        let context = Arc::new(RequestContext::new(id, principal));
+        let log = LogLine::start(request.method(), request.uri().path(), &context);
+        let mut response = match admitted {
+            Ok(_) => self.route(request, context.clone()).await,
+            Err(problem) => problem.into_response(),
+        };
+        let headers = response.headers_mut();
+        headers.insert(REQUEST_ID, context.id.clone());
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        log.finish(&response);
+        response
+    }
+
+    async fn route<B>(&self, mut request: Request<B>, context: Arc<RequestContext>) -> Response
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        request.extensions_mut().insert(context);
+        let answer = self.router.clone().oneshot(request.map(Body::new));
+        // A handler's state is shared only through types that a panic leaves whole: channels,
+        // atomics and the once-cells of the context.
+        match AssertUnwindSafe(answer).catch_unwind().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(_) => Problem::new(
+                Code::InternalError,
+                "The gateway failed while it handled this request, which is a defect. Its log \
+                 has the cause under this answer's x-request-id. If the request was to change \
+                 the guest, look whether it did.",
+            )
+            .into_response(),
+        }
+    }
+}
+
+/// Who asks, if the request may be answered. Denied by default: only the public operations pass
+/// without a principal, unknown paths do not.
+fn admit<B>(access: &Access, request: &Request<B>) -> Result<Option<Principal>, Problem> {
+    let (headers, path) = (request.headers(), request.uri().path());
+    access.check_host(request.version(), request.uri(), headers)?;
+    let principal = access.principal(headers);
+    if principal.is_none() && !is_public(path) {
+        return Err(refuse_unauthenticated(access, headers));
+    }
+    if !is_page(path) && !accepts_json(headers) {
+        return Err(Problem::new(
+            Code::NotAcceptable,
+            "The gateway answers in application/json, and the Accept header rules that out.",
+        ));
+    }
+    Ok(principal)
+}
+
+/// One line in the log for a request, also when the client hung up before the answer.
+struct LogLine {
+    method: Method,
+    path: String,
+    context: Arc<RequestContext>,
+    start: Instant,
+    finished: bool,
+}
+
+impl LogLine {
+    fn start(method: &Method, path: &str, context: &Arc<RequestContext>) -> Option<Self> {
+        // Without a reader of the line, not even its path is copied.
+        tracing::enabled!(tracing::Level::ERROR).then(|| Self {
+            method: method.clone(),
+            path: path.to_owned(),
+            context: context.clone(),
+            start: Instant::now(),
+            finished: false,
+        })
+    }
+
+    fn write(&self, status: Option<StatusCode>, note: Option<&ProblemNote>) {
+        let Self { method, path, context, .. } = self;
+        let id = context.id.to_str().unwrap_or("-");
+        let principal = context.principal.as_ref().map(Principal::as_str);
+        let vm = context.vm().map(crate::vm::VmId::as_str);
+        let command = context.command();
+        let code = note.map(|n| n.code.as_str());
+        let detail = note.and_then(|n| n.detail.as_deref());
+        let micros = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        macro_rules! line {
+            ($level:ident, $($text:tt)*) => {
+                tracing::$level!(
+                    request_id = id,
+                    principal,
+                    vm.id = vm,
+                    qga.command = command,
+                    micros,
+                    code,
+                    detail,
+                    $($text)*
+                )
+            };
+        }
+        match status {
+            None => line!(info, "{method} {path}: the client hung up before the answer"),
+            Some(status) if status == StatusCode::INTERNAL_SERVER_ERROR => {
+                line!(error, "{method} {path}: {}", status.as_u16());
+            }
+            Some(status) => line!(info, "{method} {path}: {}", status.as_u16()),
+        }
+    }
+}
+
+trait Finish {
+    fn finish(self, response: &Response);
+}
+
+impl Finish for Option<LogLine> {
+    fn finish(self, response: &Response) {
+        if let Some(mut line) = self {
+            line.finished = true;
+            line.write(Some(response.status()), response.extensions().get::<ProblemNote>());
+        }
+    }
+}
+
+impl Drop for LogLine {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.write(None, None);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! `/vms/{id}/fsfreeze`: a VM's freeze, by the VM.
+
+use std::time::Duration;
+
+use axum::Json as Answer;
+use axum::http::{HeaderName, StatusCode, header};
+use qga_proto::command::{
+    Command, CommandInfo, FsfreezeStatus, GuestFsfreezeFreeze, GuestFsfreezeFreezeList,
+    GuestFsfreezeStatus, GuestFsfreezeThaw, Right,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::caller::{Caller, Vm};
+use super::document::{CALL_PROBLEMS, FREEZE_PROBLEMS, LEASE_PROBLEMS};
+use super::error::{Code, Problem, guest};
+use super::extract::{Json, NoBody, NoQuery, Path};
+use super::freezes::RenewRequest;
+use super::lease::{IfMatch, LeaseBody, PolicyBody};
+use crate::config::Limits;
+use crate::vm::{FreezeRequest, Lease, LinkState, Policy};
+
+/// What the guest says, and the lease that the gateway holds.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FsfreezeBody {
+    /// The agent's own word: what was frozen past the agent is not in it.
+    status: FsfreezeStatus,
+    /// The active lease; `null` if there is none, or if somebody else froze the VM.
+    #[schema(required)]
+    lease: Option<LeaseBody>,
+}
+
+/// How to freeze. Everything has a default.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"ttl_seconds": 60, "freeze_timeout_seconds": 30, "label": "nightly"}))]
+pub(super) struct FreezeBody {
+    /// How long the freeze may hold; then the gateway thaws by itself. 60 unless the gateway is
+    /// configured otherwise, at most 3600 likewise.
+    #[schema(minimum = 1, example = 60)]
+    ttl_seconds: Option<u64>,
+    /// How long freezing may take. 30 unless configured otherwise, at most 600 likewise.
+    #[schema(minimum = 1, example = 30)]
+    freeze_timeout_seconds: Option<u64>,
+    /// What to freeze; everything if absent.
+    #[schema(min_items = 1, example = json!(["/", "/srv"]))]
+    mountpoints: Option<Vec<String>>,
+    #[serde(default)]
+    policy: PolicyBody,
+    /// A note for people, at most 200 characters.
+    #[schema(max_length = 200)]
+    label: Option<String>,
+}
+
+impl FreezeBody {
+    fn checked(self, limits: &Limits) -> Result<FreezeRequest, Problem> {
+        if let Some(mountpoints) = &self.mountpoints {
+            check_mountpoints(mountpoints)
+                .map_err(|why| Problem::bad_member("mountpoints", why))?;
+        }
+        if let Some(label) = &self.label
+            && (label.chars().count() > 200 || label.chars().any(char::is_control))
+        {
+            return Err(Problem::bad_member(
+                "label",
+                "must be at most 200 characters without control characters",
+            ));
+        }
+        Ok(FreezeRequest {
+            ttl: seconds("ttl_seconds", self.ttl_seconds, limits.ttl_default, limits.ttl_max)?,
+            freeze_timeout: seconds(
+                "freeze_timeout_seconds",
+                self.freeze_timeout_seconds,
+                limits.freeze_timeout_default,
+                limits.freeze_timeout_max,
+            )?,
+            mountpoints: self.mountpoints,
+            policy: match self.policy {
+                PolicyBody::Required => Policy::Required,
+                PolicyBody::BestEffort => Policy::BestEffort,
+            },
+            label: self.label,
+        })
+    }
+}
+
+fn check_mountpoints(mountpoints: &[String]) -> Result<(), &'static str> {
+    if mountpoints.is_empty() {
+        return Err("must name at least one; leave it out to freeze everything");
+    }
+    if mountpoints.len() > 1024 {
+        return Err("must name at most 1024");
+    }
+    // Windows' agents take C:\, so a path need not start with a slash.
+    if mountpoints.iter().any(|m| m.is_empty() || m.len() > 4096 || m.contains('\0')) {
+        return Err("each must be a path of 1 to 4096 bytes");
+    }
+    Ok(())
+}
+
+/// A number of seconds from 1 to `max`.
+pub(super) fn seconds(
+    name: &str,
+    value: Option<u64>,
+    default: Duration,
+    max: Duration,
+) -> Result<Duration, Problem> {
+    let Some(value) = value else { return Ok(default) };
+    if (1..=max.as_secs()).contains(&value) {
+        Ok(Duration::from_secs(value))
+    } else {
+        Err(Problem::bad_member(name, format_args!("must be from 1 to {}", max.as_secs())))
+    }
+}
+
+/// Show whether a VM is frozen
+///
+/// `guest-fsfreeze-status`, and the active lease.
+#[utoipa::path(
+    get,
+    path = "/vms/{id}/fsfreeze",
+    tag = "freeze",
+    params(("id" = String, Path, description = "The VM.", example = "web-1")),
+    responses((status = 200, description = "Status and lease.", body = FsfreezeBody)),
+    extensions(
+        ("x-qga-right" = json!(Right::Observe)),
+        ("x-qga-command" = json!("guest-fsfreeze-status")),
+        ("x-qga-problems" = json!(CALL_PROBLEMS)),
+    )
+)]
+pub(super) async fn show_fsfreeze(
+    caller: Caller,
+    Path(id): Path<String>,
+    _: NoQuery,
+) -> Result<Answer<FsfreezeBody>, Problem> {
+    let vm = caller.vm(&id, Right::Observe)?;
+    let status = vm.call(GuestFsfreezeStatus {}).await?;
+    let lease = caller.app().leases.active_on(vm.handle.id()).map(LeaseBody::from);
+    Ok(Answer(FsfreezeBody { status, lease }))
+}
+
+/// Freeze a VM's filesystems
+///
+/// Answers when they are frozen, with a lease. Thaw by deleting the lease; if nobody does, the
+/// gateway thaws after `ttl_seconds`. Renew with PATCH to hold longer.
+#[utoipa::path(
+    post,
+    path = "/vms/{id}/fsfreeze",
+    tag = "freeze",
+    params(("id" = String, Path, description = "The VM.", example = "web-1")),
+    request_body = FreezeBody,
+    responses((
+        status = 201,
+        description = "Frozen.",
+        body = LeaseBody,
+        headers(
+            ("location" = String, description = "`/freezes/{lease}`"),
+            ("etag" = String, description = "The lease's id in quotes, for `If-Match`"),
+        )
+    )),
+    extensions(
+        ("x-qga-right" = json!(Right::Freeze)),
+        ("x-qga-command" = json!("guest-fsfreeze-freeze")),
+        ("x-qga-problems" = json!(FREEZE_PROBLEMS)),
+    )
+)]
+pub(super) async fn freeze_vm(
+    caller: Caller,
+    Path(id): Path<String>,
+    _: NoQuery,
+    Json(body): Json<FreezeBody>,
+) -> Result<(StatusCode, [(HeaderName, String); 2], Answer<LeaseBody>), Problem> {
+    let vm = caller.vm(&id, Right::Freeze)?;
+    let request = body.checked(&caller.app().limits)?;
+    let info = match &request.mountpoints {
+        None => &GuestFsfreezeFreeze::INFO,
+        Some(_) => &GuestFsfreezeFreezeList::INFO,
+    };
+    caller.sends(info.name);
+    let owner = caller.principal().clone();
+    let lease = caller.app().leases.freeze(&vm.handle, request, owner).await;
+    let lease = lease.map_err(|e| failed(&caller, &vm, info, e))?;
+    let headers = [
+        (header::LOCATION, format!("/freezes/{}", lease.id)),
+        (header::ETAG, format!("\"{}\"", lease.id)),
+    ];
+    Ok((StatusCode::CREATED, headers, Answer(lease.into())))
+}
+
+/// Renew a VM's freeze
+///
+/// The active lease holds for `ttl_seconds` from now.
+#[utoipa::path(
+    patch,
+    path = "/vms/{id}/fsfreeze",
+    tag = "freeze",
+    params(
+        ("id" = String, Path, description = "The VM.", example = "web-1"),
+        ("if-match" = Option<String>, Header, description = "The lease that must be the active one, in quotes."),
+    ),
+    request_body = RenewRequest,
+    responses((status = 200, description = "Renewed.", body = LeaseBody)),
+    extensions(
+        ("x-qga-right" = json!(Right::Freeze)),
+        ("x-qga-problems" = json!(LEASE_PROBLEMS)),
+    )
+)]
+pub(super) async fn renew_fsfreeze(
+    caller: Caller,
+    Path(id): Path<String>,
+    _: NoQuery,
+    if_match: IfMatch,
+    Json(body): Json<RenewRequest>,
+) -> Result<Answer<LeaseBody>, Problem> {
+    let vm = caller.vm(&id, Right::Freeze)?;
+    let lease = lease_of(&caller, &vm, &if_match)?;
+    body.renew(&caller, &lease).await.map(Answer)
+}
+
+/// Thaw a VM
+///
+/// Answers when the guest says that it has thawed, with the verdict. After the lease has ended it
+/// answers the same again.
+#[utoipa::path(
+    delete,
+    path = "/vms/{id}/fsfreeze",
+    tag = "freeze",
+    params(
+        ("id" = String, Path, description = "The VM.", example = "web-1"),
+        ("if-match" = Option<String>, Header, description = "The lease that must be the active one, in quotes."),
+    ),
+    responses((status = 200, description = "Thawed: the lease with its verdict.", body = LeaseBody)),
+    extensions(
+        ("x-qga-right" = json!(Right::Freeze)),
+        ("x-qga-command" = json!("guest-fsfreeze-thaw")),
+        ("x-qga-problems" = json!(LEASE_PROBLEMS)),
+    )
+)]
+pub(super) async fn thaw_fsfreeze(
+    caller: Caller,
+    Path(id): Path<String>,
+    _: NoQuery,
+    if_match: IfMatch,
+    _: NoBody,
+) -> Result<Answer<LeaseBody>, Problem> {
+    let vm = caller.vm(&id, Right::Freeze)?;
+    let lease = lease_of(&caller, &vm, &if_match)?;
+    super::freezes::thaw(&caller, &lease).await.map(Answer)
+}
+
+/// The lease that a request on `/vms/{id}/fsfreeze` means: the active one, else the one named,
+/// else the last one, so that a thaw that comes after the deadline still learns the verdict.
+fn lease_of(caller: &Caller, vm: &Vm, if_match: &IfMatch) -> Result<Lease, Problem> {
+    let (leases, id) = (&caller.app().leases, vm.handle.id());
+    if let Some(active) = leases.active_on(id) {
+        return if_match.check(&active).map(|()| active);
+    }
+    let named = if_match.ids().find_map(|l| leases.get(&l)).filter(|l| l.vm == *id);
+    if let Some(named) = named {
+        return Ok(named);
+    }
+    let last = leases.list().into_iter().filter(|l| l.vm == *id).max_by_key(|l| l.created_at);
+    if vm.handle.link().state == LinkState::Frozen {
+        return Err(Problem::new(
+            Code::LeaseConflict,
+            format!(
+                "VM \"{id}\" is frozen, but not by a lease of this gateway: whoever froze it must \
+                 thaw it."
+            ),
+        )
+        .vm(id));
+    }
+    match last {
+        Some(last) if !if_match.is_present() => Ok(last),
+        Some(last) => if_match.check(&last).map(|()| last),
+        None => Err(Problem::new(
+            Code::LeaseNotFound,
+            format!("VM \"{id}\" has no freeze lease: it was not frozen through this gateway."),
+        )
+        .vm(id)),
+    }
+}
+
+fn failed(caller: &Caller, vm: &Vm, info: &CommandInfo, error: crate::vm::FreezeError) -> Problem {
+    let held = caller.app().leases.active_on(vm.handle.id()).is_some();
+    guest::freeze_failed(vm.handle.id(), Some(&vm.handle), info, held, error)
+}
+
+/// The command behind every thaw.
+pub(super) const THAW: &CommandInfo = &GuestFsfreezeThaw::INFO;

@@ -1,0 +1,127 @@
+//! REST: the router, which is the OpenAPI document, and one file per resource.
+//!
+//! A request passes [`Front`], which authenticates it, and one handler. A handler takes the
+//! request apart (`extract`), names the right that it needs to get at a VM or a lease (`caller`),
+//! makes one call into [`crate::vm`], and gives back what came out or a problem (`error`).
+
+pub mod access;
+mod agent;
+mod caller;
+mod context;
+mod document;
+mod error;
+mod extract;
+mod file_handles;
+mod freezes;
+mod front;
+mod fsfreeze;
+mod lease;
+mod mirror;
+mod page;
+mod power;
+mod service;
+mod time;
+mod vms;
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::Method;
+use axum::response::IntoResponse;
+use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::config::Limits;
+use crate::vm::{Leases, Registry};
+
+pub use document::openapi_json;
+pub use error::Code;
+pub use front::Front;
+
+/// What handlers work on.
+pub struct State {
+    /// The VMs.
+    pub registry: Registry,
+    /// Their freeze leases.
+    pub leases: Leases,
+    /// Bounds on what a caller may ask for.
+    pub limits: Limits,
+    /// Cancelled once the gateway is stopping.
+    pub stopping: CancellationToken,
+}
+
+/// A cheap clone of the one [`State`].
+#[derive(Clone)]
+pub(crate) struct App(Arc<State>);
+
+impl Deref for App {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").finish_non_exhaustive()
+    }
+}
+
+/// All operations with their documentation.
+fn operations() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(document::frame())
+        .routes(routes!(vms::list_vms))
+        .routes(routes!(vms::show_vm))
+        .routes(routes!(agent::show_agent))
+        .routes(routes!(agent::ping_agent))
+        .routes(routes!(agent::sync_agent))
+        .routes(routes!(
+            fsfreeze::show_fsfreeze,
+            fsfreeze::freeze_vm,
+            fsfreeze::renew_fsfreeze,
+            fsfreeze::thaw_fsfreeze
+        ))
+        .routes(routes!(freezes::list_freezes))
+        .routes(routes!(freezes::show_freeze, freezes::renew_freeze, freezes::thaw_freeze))
+        .routes(routes!(power::shutdown_vm))
+        .routes(routes!(file_handles::open_file))
+        .routes(routes!(file_handles::close_file))
+        .routes(routes!(file_handles::read_file))
+        .routes(routes!(file_handles::write_file))
+        .routes(routes!(file_handles::seek_file))
+        .routes(routes!(file_handles::flush_file))
+        .routes(routes!(service::livez))
+        .routes(routes!(service::readyz))
+        .routes(routes!(service::version))
+        .routes(routes!(document::openapi_document))
+        .routes(routes!(page::api_page))
+}
+
+/// The whole API on this state.
+pub fn front(state: State) -> Front {
+    let (router, _) = operations().split_for_parts();
+    let router: Router<App> = page::assets(router)
+        .method_not_allowed_fallback(|method: Method| async move {
+            error::Problem::new(
+                Code::MethodNotAllowed,
+                format!("{method} is not possible on this path; the Allow header lists what is."),
+            )
+            .into_response()
+        })
+        .fallback(|uri: axum::http::Uri| async move {
+            error::Problem::new(
+                Code::RouteNotFound,
+                format!(
+                    "The gateway has nothing at \"{}\". /openapi.json lists every path, and \
+                     /docs shows them.",
+                    error::printable(uri.path())
+                ),
+            )
+            .into_response()
+        });
+    Front::new(router.with_state(App(Arc::new(state))))
+}

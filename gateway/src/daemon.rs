@@ -1,0 +1,101 @@
+//! The life of the process: listen, serve, and on a stop drain within a bound.
+//!
+//! ```text
+//! listening --> ready --(SIGTERM, SIGINT)--> draining --> thawing --> closed
+//!                                               |            |
+//!                                               +-- grace over: say what is left, and exit
+//! ```
+
+use std::time::Duration;
+
+use anyhow::Context;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{self, State};
+use crate::config::{Config, Listen};
+use crate::server::{Tcp, Unix, serve};
+use crate::vm::{Leases, Registry};
+
+/// Of the time for a stop, the part that requests in hand may use; the rest is for thawing.
+const DRAIN_SHARE: u32 = 3;
+
+/// Serves until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+///
+/// If a listener cannot be had.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let stopping = CancellationToken::new();
+    let tracker = TaskTracker::new();
+    let (unix, tcp) = listen(&config.listen).await?;
+    let registry = Registry::start(&config);
+    let leases = Leases::new(&registry);
+    let front = api::front(State {
+        registry: registry.clone(),
+        leases: leases.clone(),
+        limits: config.limits.clone(),
+        stopping: stopping.clone(),
+    });
+    tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));
+    if let Some(tcp) = tcp {
+        tracker.spawn(serve(tcp, front, tracker.clone(), stopping.clone()));
+    }
+    notify(&[NotifyState::Ready]);
+    let signal = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    let grace = config.limits.shutdown_grace;
+    tracing::info!("{signal}: stopping, within {} s", grace.as_secs());
+    notify(&[NotifyState::Stopping]);
+    stopping.cancel();
+    drain(&tracker, &leases, grace).await;
+    registry.close();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn listen(listen: &Listen) -> anyhow::Result<(Unix, Option<Tcp>)> {
+    let unix = Unix::bind(&listen.unix)?;
+    tracing::info!("listening on {}", listen.unix.display());
+    let Some(address) = listen.tcp else { return Ok((unix, None)) };
+    let tcp = Tcp::bind(address, &listen.token_file, &listen.allowed_hosts).await?;
+    let address = tcp.address()?;
+    tracing::info!("listening on http://{address}, token in {}", listen.token_file.display());
+    Ok((unix, Some(tcp)))
+}
+
+/// Lets requests finish, then thaws what is frozen: with nobody left to do it at its deadline, a
+/// guest would stay frozen.
+async fn drain(tracker: &TaskTracker, leases: &Leases, grace: Duration) {
+    let end = Instant::now() + grace;
+    tracker.close();
+    if timeout_at(Instant::now() + grace / DRAIN_SHARE, tracker.wait()).await.is_err() {
+        tracing::warn!("{} connections or listeners are still busy; going on", tracker.len());
+    }
+    let report = leases.shutdown(end.saturating_duration_since(Instant::now())).await;
+    if report.thawed > 0 {
+        tracing::info!("thawed {} frozen VMs", report.thawed);
+    }
+    for lease in report.left {
+        tracing::error!(
+            vm.id = %lease.vm,
+            "the grace period is over and VM {} may still be frozen (lease {}); thaw it by hand",
+            lease.vm,
+            lease.id
+        );
+    }
+}
+
+/// Tells systemd, if it started us.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "systemd cannot be told");
+    }
+}

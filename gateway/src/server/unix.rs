@@ -1,0 +1,171 @@
+//! The Unix socket: mode 0660, its callers named by the kernel.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, chmod};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::Listener;
+use crate::api::access::Access;
+use crate::principal::Principal;
+
+const BACKLOG: i32 = 1024;
+
+/// Why the Unix socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum UnixError {
+    /// Its directory does not exist.
+    #[error(
+        "{}: its directory does not exist; make it, or let systemd do so (RuntimeDirectory=)",
+        path.display()
+    )]
+    NoDirectory {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something else lies there.
+    #[error("{}: exists and is no socket", path.display())]
+    NotASocket {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Another process serves it.
+    #[error("{}: another process already listens there", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The system refuses.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A listening Unix socket. Its file goes when it is dropped.
+#[derive(Debug)]
+pub struct Unix {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode, so that only our own file is removed.
+    identity: (u64, u64),
+}
+
+impl Unix {
+    /// Listens on `path`. A file left behind by a process that is gone is replaced.
+    ///
+    /// # Errors
+    ///
+    /// If the directory is missing, the path is taken, or the system refuses.
+    pub fn bind(path: &Path) -> Result<Self, UnixError> {
+        let io = |source: io::Error| UnixError::Io { path: path.into(), source };
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+        if parent.is_some_and(|parent| !parent.is_dir()) {
+            return Err(UnixError::NoDirectory { path: path.into() });
+        }
+        remove_stale(path)?;
+        let socket = bind(path).map_err(|errno| match errno {
+            Errno::ADDRINUSE => UnixError::InUse { path: path.into() },
+            errno => io(errno.into()),
+        })?;
+        let metadata = fs::symlink_metadata(path).map_err(io)?;
+        let listener = std::os::unix::net::UnixListener::from(socket);
+        let listener = UnixListener::from_std(listener).map_err(io)?;
+        Ok(Self { listener, path: path.into(), identity: (metadata.dev(), metadata.ino()) })
+    }
+}
+
+/// Nobody can connect between bind and listen, so the mode is right from the first client on.
+fn bind(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    chmod(path, Mode::from_raw_mode(0o660))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+fn remove_stale(path: &Path) -> Result<(), UnixError> {
+    let io = |source: io::Error| UnixError::Io { path: path.into(), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(UnixError::NotASocket { path: path.into() });
+        }
+        Ok(_) => {}
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            tracing::info!("{}: replacing the socket of a process that is gone", path.display());
+            fs::remove_file(path).map_err(io)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io(error)),
+        Ok(_) => Err(UnixError::InUse { path: path.into() }),
+    }
+}
+
+impl Listener for Unix {
+    type Stream = UnixStream;
+
+    async fn accept(&mut self) -> io::Result<(UnixStream, Access)> {
+        let (stream, _) = self.listener.accept().await?;
+        let uid = stream.peer_cred()?.uid();
+        Ok((stream, Access::Peer(Principal::unix(uid))))
+    }
+}
+
+impl Drop for Unix {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(%error, "{}: cannot be removed", self.path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[tokio::test]
+    async fn replaces_a_dead_socket_but_not_a_live_one_or_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "left behind, as by a killed process");
+        let ours = Unix::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert!(matches!(Unix::bind(&path), Err(UnixError::InUse { .. })));
+        drop(ours);
+        assert!(!path.exists());
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(Unix::bind(&path), Err(UnixError::NotASocket { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[tokio::test]
+    async fn says_that_the_directory_is_missing_and_leaves_anothers_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = Unix::bind(&dir.path().join("none/api.sock")).unwrap_err();
+        assert!(matches!(missing, UnixError::NoDirectory { .. }));
+        let path = dir.path().join("api.sock");
+        let ours = Unix::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        drop(ours);
+        assert!(path.exists(), "another's socket now");
+    }
+}

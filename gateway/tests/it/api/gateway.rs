@@ -1,0 +1,121 @@
+//! The system under test: the real front on real listeners, with a VM called `vm`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use qga_gateway::api::{self, State};
+use qga_gateway::config::Config;
+use qga_gateway::server::{Tcp, Unix, serve};
+use qga_gateway::vm::{Leases, LinkState, Registry, VmHandle};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::agent::Agent;
+use super::client::{Ask, Target};
+
+/// How long anything may take that a test waits for.
+pub(crate) const BOUND: Duration = Duration::from_secs(20);
+
+/// A running gateway.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) agent: Agent,
+    pub(crate) registry: Registry,
+    pub(crate) leases: Leases,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) unix: Target,
+    pub(crate) tcp: Target,
+    pub(crate) token: String,
+    dir: TempDir,
+}
+
+impl Gateway {
+    /// With a well-behaved agent.
+    pub(crate) async fn start() -> Self {
+        Self::with(Agent::default()).await
+    }
+
+    /// With this agent, once the link to it is ready.
+    pub(crate) async fn with(agent: Agent) -> Self {
+        let gateway = Self::configured(agent, "").await;
+        gateway.wait_for(LinkState::Ready).await;
+        gateway
+    }
+
+    /// With more in the config file; `absent` is a second VM without a socket.
+    pub(crate) async fn configured(agent: Agent, more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| -> PathBuf { dir.path().join(name) };
+        agent.listen(&path("vm.sock"));
+        let config = format!(
+            "{more}\n[listen]\nunix = {:?}\ntcp = \"127.0.0.1:0\"\ntoken_file = {:?}\n\
+             [[vm]]\nid = \"vm\"\nsocket = {:?}\nlabels = {{ tier = \"test\" }}\n\
+             [[vm]]\nid = \"absent\"\nsocket = {:?}\n",
+            path("api.sock"),
+            path("token"),
+            path("vm.sock"),
+            path("absent.sock"),
+        );
+        let config = Config::parse(&config, "test.toml".as_ref()).unwrap();
+        let unix = Unix::bind(&config.listen.unix).unwrap();
+        let address = config.listen.tcp.unwrap();
+        let tcp = Tcp::bind(address, &config.listen.token_file, &[]).await.unwrap();
+        let at = tcp.address().unwrap();
+        let registry = Registry::start(&config);
+        let leases = Leases::new(&registry);
+        let (stopping, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let front = api::front(State {
+            registry: registry.clone(),
+            leases: leases.clone(),
+            limits: config.limits.clone(),
+            stopping: stopping.clone(),
+        });
+        tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));
+        tracker.spawn(serve(tcp, front, tracker.clone(), stopping.clone()));
+        let token = std::fs::read_to_string(path("token")).unwrap().trim().to_owned();
+        Self {
+            agent,
+            registry,
+            leases,
+            stopping,
+            tracker,
+            unix: Target::Unix(path("api.sock")),
+            tcp: Target::Tcp(at),
+            token,
+            dir,
+        }
+    }
+
+    pub(crate) fn socket_exists(&self) -> bool {
+        self.dir.path().join("api.sock").exists()
+    }
+
+    pub(crate) fn vm(&self) -> VmHandle {
+        self.registry.get(&"vm".parse().unwrap()).unwrap()
+    }
+
+    pub(crate) async fn wait_for(&self, state: LinkState) {
+        let mut changes = self.vm().link_changes();
+        let reached = changes.wait_for(|link| link.state == state);
+        tokio::time::timeout(BOUND, reached).await.expect("in time").unwrap();
+    }
+
+    /// Over the Unix socket.
+    pub(crate) fn ask(&self, method: &str, path: &str) -> Ask {
+        Ask::new(self.unix.clone(), method, path)
+    }
+
+    /// Over TCP, without a token.
+    pub(crate) fn ask_tcp(&self, method: &str, path: &str) -> Ask {
+        Ask::new(self.tcp.clone(), method, path)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+        self.registry.close();
+    }
+}

@@ -1,0 +1,12 @@
+mod access;
+mod agent;
+mod calls;
+mod client;
+mod config;
+mod document;
+mod files;
+mod freeze;
+mod gateway;
+mod page;
+mod requests;
+mod stop;

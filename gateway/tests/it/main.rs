@@ -1,0 +1,6 @@
+//! The gateway as a whole: real listeners in front, agents on real sockets behind.
+
+#[cfg(test)]
+mod api;
+#[cfg(test)]
+mod vm;
