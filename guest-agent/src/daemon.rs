@@ -73,7 +73,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        drop(fs::unlink(&self.path));
+        let _ = fs::unlink(&self.path);
     }
 }
 

@@ -29,7 +29,6 @@ pub(crate) enum Level {
     Critical,
     Warning,
     Info,
-    Debug,
 }
 
 impl Display for Level {
@@ -38,7 +37,6 @@ impl Display for Level {
             Self::Critical => "critical",
             Self::Warning => "warning",
             Self::Info => "info",
-            Self::Debug => "debug",
         })
     }
 }
@@ -66,7 +64,8 @@ struct Inner {
 impl Inner {
     const fn new() -> Self {
         Self {
-            verbose: false,
+            // Until the log is opened: what goes wrong at the start is for whoever started it.
+            verbose: true,
             file: None,
             deferred: None,
             ring: VecDeque::new(),
@@ -103,11 +102,6 @@ pub(crate) fn warning(text: fmt::Arguments<'_>) {
 /// What happened, one line per command that changes the guest.
 pub(crate) fn info(text: fmt::Arguments<'_>) {
     write(Level::Info, text);
-}
-
-/// What helps to find a fault.
-pub(crate) fn debug(text: fmt::Arguments<'_>) {
-    write(Level::Debug, text);
 }
 
 fn write(level: Level, text: fmt::Arguments<'_>) {

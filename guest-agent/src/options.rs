@@ -15,9 +15,8 @@ pub(crate) const QEMU_GA_VERSION: &str = "11.1.3";
 pub(crate) const VERSION: &str =
     concat!("QEMU Guest Agent 11.1.3 (qga-agent ", env!("CARGO_PKG_VERSION"), ")");
 
-const LONG: [&str; 9] = [
-    "method", "path", "statedir", "logfile", "pidfile", "verbose", "version", "help", "daemonize",
-];
+const LONG: [&str; 9] =
+    ["method", "path", "statedir", "logfile", "pidfile", "verbose", "version", "help", "daemonize"];
 
 /// How the agent was asked to run.
 #[derive(Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "system calls without a safe wrapper; nowhere else")]
 
+pub(crate) mod descriptor;
 pub(crate) mod fsfreeze;
 pub(crate) mod memory;
 pub(crate) mod process;

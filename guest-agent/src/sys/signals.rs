@@ -36,7 +36,7 @@ pub(crate) fn ending_signals() -> std::io::Result<OwnedFd> {
 pub(crate) fn take(signals: &OwnedFd) -> bool {
     let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
     loop {
-        match rustix::io::read(signals, &mut info) {
+        match io::read(signals, &mut info) {
             Ok(n) => return n == info.len(),
             Err(io::Errno::INTR) => {}
             Err(_) => return false,
