@@ -1,0 +1,84 @@
+//! From a request to the place where it runs.
+
+use std::io;
+use std::sync::Arc;
+
+use qga_proto::command::CommandInfo;
+use qga_proto::{Job, Outcome, QgaError};
+
+use crate::files::FileTable;
+use crate::freeze::{Freezer, phase::Phase};
+use crate::handler::{self, Handler, Place, View};
+use crate::worker::{Completions, Reply, Worker};
+
+/// Stack of the workers' threads, in bytes.
+const STACK: usize = 128 << 10;
+
+/// The agent's commands and the threads that run them.
+pub(crate) struct Dispatch {
+    handlers: Vec<Handler>,
+    completions: Arc<Completions>,
+    files: Worker<FileTable>,
+    helpers: Worker<()>,
+    freezer: Freezer,
+}
+
+impl Dispatch {
+    pub(crate) fn start(
+        completions: Arc<Completions>,
+        files: FileTable,
+        freezer: Freezer,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            handlers: handler::all(),
+            completions,
+            files: Worker::start("file", STACK, files)?,
+            helpers: Worker::start("helper", STACK, ())?,
+            freezer,
+        })
+    }
+
+    /// Where the freeze engine stands.
+    pub(crate) fn phase(&self) -> Phase {
+        self.freezer.phase()
+    }
+
+    /// The freeze engine itself.
+    pub(crate) fn freezer(&self) -> &Freezer {
+        &self.freezer
+    }
+
+    /// Whether a command may start now. While a freeze or thaw is under way, what is not allowed
+    /// while frozen waits for its end.
+    pub(crate) fn may_start(&self, info: &CommandInfo) -> bool {
+        info.allowed_while_frozen || matches!(self.freezer.phase(), Phase::Thawed | Phase::Frozen)
+    }
+
+    /// Runs a job, or hands it to the thread that runs it. Returns the outcome if there is one
+    /// already; otherwise it comes through the completions.
+    pub(crate) fn start_job(&self, channel: usize, job: Job) -> Option<Outcome> {
+        let Job { ticket, info, request } = job;
+        let frozen = self.freezer.phase() != Phase::Thawed;
+        if frozen && !info.allowed_while_frozen {
+            return Some(Outcome::Error(QgaError::disabled(info.name)));
+        }
+        let found = self.handlers.binary_search_by_key(&info.name, |handler| handler.command);
+        let Ok(at) = found else {
+            // A test holds the handlers against proto's table.
+            return Some(Outcome::Error(QgaError::not_found(info.name)));
+        };
+        let reply = || Reply::new(&self.completions, channel, ticket);
+        match self.handlers[at].place {
+            Place::Poll(run) => {
+                return Some(run(&View { frozen }, &request).unwrap_or_else(Outcome::Error));
+            }
+            Place::Files(run) => self.files.submit(run, request, reply()),
+            Place::Helpers(run) => self.helpers.submit(run, request, reply()),
+            Place::Freezer(order) => match order(&request) {
+                Ok(order) => self.freezer.submit(order, reply()),
+                Err(error) => return Some(Outcome::Error(error)),
+            },
+        }
+        None
+    }
+}

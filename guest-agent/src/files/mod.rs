@@ -1,0 +1,181 @@
+//! Open files, by handle.
+//!
+//! qemu-ga keeps C streams; these are bare descriptors with the same flags and results. What a
+//! client sees differs in one way: written bytes are in the file at once, and an error of the
+//! disk is reported by the write that met it, not by a later flush or close.
+
+mod mode;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use qga_proto::QgaError;
+use qga_proto::command::{FileReadBuilder, MAX_READ_COUNT, Whence};
+use rustix::fs::{Mode, OFlags, SeekFrom, fstat, open, seek};
+use rustix::io::{self, Errno};
+
+use self::mode::OpenMode;
+use crate::state::State;
+use crate::{errno, log, sys};
+
+/// Files that may be open at once: well below the usual limit of 1024 descriptors.
+pub(crate) const MAX_OPEN: usize = 512;
+/// What a read moves at once; a multiple of 3 leaves nothing over in base64.
+const PIECE: usize = 96 << 10;
+/// Reads up to this size get their buffer without asking for the file's size first.
+const PLAIN_READ: usize = 1 << 20;
+
+/// The open files, and the counter that numbers them. It belongs to the file worker, the only
+/// thread that touches files.
+#[derive(Debug)]
+pub(crate) struct FileTable {
+    state: State,
+    files: BTreeMap<i64, OwnedFd>,
+}
+
+impl FileTable {
+    pub(crate) fn new(state: State) -> Self {
+        Self { state, files: BTreeMap::new() }
+    }
+
+    /// Opens a file and returns its handle.
+    pub(crate) fn open(&mut self, path: &str, mode: &str) -> Result<i64, QgaError> {
+        if self.files.len() >= MAX_OPEN {
+            return Err(QgaError::generic(format!(
+                "failed to open file '{path}' (mode: '{mode}'): {MAX_OPEN} files are open already"
+            )));
+        }
+        let parsed = OpenMode::parse(mode)?;
+        let file = open_or_create(path, parsed).map_err(|e| {
+            let e = errno::text(e);
+            QgaError::generic(format!("failed to open file '{path}' (mode: '{mode}'): {e}"))
+        })?;
+        if parsed.at_end {
+            // A pipe has no end to go to.
+            let _ = seek(&file, SeekFrom::End(0));
+        }
+        let handle = self.state.take_handle().map_err(|e| {
+            let path = self.state.path().display();
+            let e = errno::of(&e);
+            log::critical(format_args!("failed to write persistent state to {path}: {e}"));
+            QgaError::generic("failed to commit persistent state to disk")
+        })?;
+        self.files.insert(handle, file);
+        Ok(handle)
+    }
+
+    /// Closes a handle.
+    pub(crate) fn close(&mut self, handle: i64) -> Result<(), QgaError> {
+        self.file(handle)?;
+        let Some(file) = self.files.remove(&handle) else { return Ok(()) };
+        sys::descriptor::close(file).map_err(|e| failed("close handle", e))
+    }
+
+    /// Reads up to `count` bytes and returns the answer's JSON text. Short of `count`, the file's
+    /// end was met, unless a pipe or a terminal has no more for now.
+    pub(crate) fn read(&mut self, handle: i64, count: i64) -> Result<Vec<u8>, QgaError> {
+        let file = self.file(handle)?;
+        let count = usize::try_from(count)
+            .ok()
+            .filter(|_| count <= MAX_READ_COUNT)
+            .ok_or_else(|| invalid_count(count))?;
+        let mut answer = FileReadBuilder::new(expected(file, count));
+        let mut piece: Vec<u8> = Vec::with_capacity(PIECE.min(count));
+        let mut eof = false;
+        while answer.count() < count && !eof {
+            let wanted = (count - answer.count()).min(PIECE);
+            match io::read(file, &mut piece.spare_capacity_mut()[..wanted]) {
+                Ok(([], _)) => eof = true,
+                Ok((bytes, _)) => answer.push(bytes),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if answer.count() > 0 => break,
+                Err(e) => return Err(failed("read file", e)),
+            }
+        }
+        Ok(answer.finish(eof))
+    }
+
+    /// Writes all of `bytes`.
+    pub(crate) fn write(&mut self, handle: i64, mut bytes: &[u8]) -> Result<(), QgaError> {
+        let file = self.file(handle)?;
+        while !bytes.is_empty() {
+            match io::write(file, bytes) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(failed("write to file", e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the position, and returns it.
+    pub(crate) fn seek(
+        &mut self,
+        handle: i64,
+        offset: i64,
+        whence: Whence,
+    ) -> Result<i64, QgaError> {
+        let file = self.file(handle)?;
+        let invalid = || failed("seek file", Errno::INVAL);
+        let to = match whence.number() {
+            0 => SeekFrom::Start(u64::try_from(offset).map_err(|_| invalid())?),
+            1 => SeekFrom::Current(offset),
+            2 => SeekFrom::End(offset),
+            number => return Err(QgaError::generic(format!("invalid whence code {number}"))),
+        };
+        let position = seek(file, to).map_err(|e| failed("seek file", e))?;
+        i64::try_from(position).map_err(|_| invalid())
+    }
+
+    /// Whether the handle exists. There is nothing to flush: every write went to the kernel.
+    pub(crate) fn flush(&self, handle: i64) -> Result<(), QgaError> {
+        self.file(handle).map(drop)
+    }
+
+    /// Whether the handle exists: the first thing that every command checks.
+    pub(crate) fn file(&self, handle: i64) -> Result<&OwnedFd, QgaError> {
+        self.files
+            .get(&handle)
+            .ok_or_else(|| QgaError::generic(format!("handle '{handle}' has not been found")))
+    }
+}
+
+/// qemu-ga's answer to a count that is negative or too large.
+pub(crate) fn invalid_count(count: i64) -> QgaError {
+    QgaError::generic(format!("value '{count}' is invalid for argument count"))
+}
+
+fn failed(what: &str, e: Errno) -> QgaError {
+    QgaError::generic(format!("failed to {what}: {}", errno::text(e)))
+}
+
+/// Creating comes first and alone, so that a dangling link or another's file is never created
+/// through. The mode is 0666 less the umask; qemu-ga leaves every file that it creates at 0666.
+fn open_or_create(path: &str, mode: OpenMode) -> io::Result<OwnedFd> {
+    let open_with = |flags| loop {
+        match open(path, flags, Mode::from_raw_mode(0o666)) {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    };
+    if mode.create {
+        match open_with(mode.flags | OFlags::CREATE | OFlags::EXCL) {
+            Err(Errno::EXIST) => {}
+            result => return result,
+        }
+    }
+    open_with(mode.flags)
+}
+
+/// How many bytes a read is likely to get: a client may ask for 48 MiB of a small file.
+fn expected(file: &OwnedFd, count: usize) -> usize {
+    if count <= PLAIN_READ {
+        return count;
+    }
+    let left = || {
+        let size = u64::try_from(fstat(file).ok()?.st_size).ok()?;
+        let left = size.saturating_sub(seek(file, SeekFrom::Current(0)).ok()?);
+        usize::try_from(left).ok()
+    };
+    count.min(left().unwrap_or(0).max(PLAIN_READ))
+}

@@ -1,0 +1,62 @@
+//! What each command does. One file per family, each with its table of [`Handler`]s; adding a
+//! command means adding a function and a line to its family's table.
+
+mod file;
+mod fsfreeze;
+mod power;
+mod session;
+
+use qga_proto::{Outcome, QgaError, Request};
+
+use crate::files::FileTable;
+use crate::freeze::Order;
+use crate::worker::Run;
+
+/// Where and how a command runs.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    /// On the poll thread, at once: only what cannot block.
+    Poll(fn(&View, &Request) -> Result<Outcome, QgaError>),
+    /// On the file worker.
+    Files(Run<FileTable>),
+    /// On the worker for helper programs.
+    Helpers(Run<()>),
+    /// In the freeze engine; the arguments are read on the poll thread.
+    Freezer(fn(&Request) -> Result<Order, QgaError>),
+}
+
+/// A command's implementation.
+#[derive(Clone, Copy)]
+pub(crate) struct Handler {
+    pub(crate) command: &'static str,
+    pub(crate) place: Place,
+}
+
+/// What a command on the poll thread can see of the agent.
+#[derive(Debug)]
+pub(crate) struct View {
+    /// Filesystems are frozen, or about to be.
+    pub(crate) frozen: bool,
+}
+
+/// All handlers, sorted by name.
+pub(crate) fn all() -> Vec<Handler> {
+    let families = [session::HANDLERS, power::HANDLERS, file::HANDLERS, fsfreeze::HANDLERS];
+    let mut handlers = families.concat();
+    handlers.sort_unstable_by_key(|handler| handler.command);
+    handlers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qga_proto::command::COMMANDS;
+
+    #[test]
+    fn every_command_of_the_table_has_one_handler() {
+        let handlers: Vec<_> = all().into_iter().map(|handler| handler.command).collect();
+        let mut commands: Vec<_> = COMMANDS.iter().map(|info| info.name).collect();
+        commands.sort_unstable();
+        assert_eq!(handlers, commands);
+    }
+}

@@ -1,0 +1,39 @@
+//! Leaving the terminal, and starting programs apart from the agent.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use rustix::process::setsid;
+
+use super::signals;
+
+/// Which side of a fork this is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Parent,
+    Child,
+}
+
+/// Forks the process. Only for a process that still has a single thread.
+pub(crate) fn fork() -> std::io::Result<Side> {
+    // SAFETY: the caller is single-threaded, so the child finds every lock free.
+    match unsafe { libc::fork() } {
+        -1 => Err(std::io::Error::last_os_error()),
+        0 => Ok(Side::Child),
+        _ => Ok(Side::Parent),
+    }
+}
+
+/// Makes the program that `command` starts the leader of a session of its own, with no signal
+/// blocked.
+pub(crate) fn in_own_session(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec only async-signal-safe calls are made, and nothing is
+    // allocated.
+    unsafe {
+        command.pre_exec(|| {
+            signals::unblock_all();
+            setsid()?;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! Threads that may block, and the way back from them to the poll thread.
+//!
+//! ```text
+//!   poll thread ──task──▶ bounded queue ──▶ worker ──completion──▶ list + eventfd ──▶ poll thread
+//! ```
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use qga_proto::{Outcome, QgaError, Request, Ticket};
+use rustix::event::{EventfdFlags, eventfd};
+
+/// Tasks that may wait for one worker. A channel runs its commands one by one, so only commands
+/// that their clients have given up on can pile up.
+const QUEUE: usize = 64;
+
+/// A finished command.
+#[derive(Debug)]
+pub(crate) struct Completion {
+    pub(crate) channel: usize,
+    pub(crate) ticket: Ticket,
+    pub(crate) outcome: Outcome,
+}
+
+/// What workers have finished and the poll thread has not yet seen.
+#[derive(Debug)]
+pub(crate) struct Completions {
+    finished: Mutex<Vec<Completion>>,
+    wake: OwnedFd,
+}
+
+impl Completions {
+    pub(crate) fn new() -> io::Result<Arc<Self>> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Arc::new(Self { finished: Mutex::default(), wake }))
+    }
+
+    /// Takes all of them, and resets the descriptor.
+    pub(crate) fn take(&self) -> Vec<Completion> {
+        // It fails only when it is reset already.
+        let _ = rustix::io::read(&self.wake, &mut [0_u8; 8]);
+        std::mem::take(&mut *self.finished.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The descriptor is readable while there are completions.
+impl AsFd for Completions {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+/// Where the outcome of one order goes.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    completions: Arc<Completions>,
+    to: Option<(usize, Ticket)>,
+}
+
+impl Reply {
+    /// To a command that came through a channel.
+    pub(crate) fn new(completions: &Arc<Completions>, channel: usize, ticket: Ticket) -> Self {
+        Self { completions: Arc::clone(completions), to: Some((channel, ticket)) }
+    }
+
+    /// Only wakes the poll thread: for what the agent wants by itself.
+    pub(crate) fn to_nobody(completions: &Arc<Completions>) -> Self {
+        Self { completions: Arc::clone(completions), to: None }
+    }
+
+    pub(crate) fn send(self, outcome: Outcome) {
+        if let Some((channel, ticket)) = self.to {
+            let finished = &self.completions.finished;
+            let mut finished = finished.lock().unwrap_or_else(PoisonError::into_inner);
+            finished.push(Completion { channel, ticket, outcome });
+        }
+        // It fails only when 2^64 wake-ups are pending.
+        let _ = rustix::io::write(&self.completions.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+/// What a worker does with its state for one request.
+pub(crate) type Run<S> = fn(&mut S, &Request) -> Result<Outcome, QgaError>;
+
+struct Task<S> {
+    run: Run<S>,
+    request: Request,
+    reply: Reply,
+}
+
+/// A thread that owns some state and runs one request after the other on it.
+pub(crate) struct Worker<S> {
+    name: &'static str,
+    queue: SyncSender<Task<S>>,
+}
+
+impl<S: Send + 'static> Worker<S> {
+    /// Starts the thread, with this many bytes of stack.
+    pub(crate) fn start(name: &'static str, stack: usize, mut state: S) -> io::Result<Self> {
+        let (queue, tasks) = sync_channel::<Task<S>>(QUEUE);
+        std::thread::Builder::new().name(name.into()).stack_size(stack).spawn(move || {
+            for Task { run, request, reply } in tasks {
+                let outcome = run(&mut state, &request).unwrap_or_else(Outcome::Error);
+                // A written chunk's memory is free before the client can send the next one.
+                drop(request);
+                reply.send(outcome);
+            }
+        })?;
+        Ok(Self { name, queue })
+    }
+
+    /// Hands over a request; never blocks. One that finds the queue full is answered here.
+    pub(crate) fn submit(&self, run: Run<S>, request: Request, reply: Reply) {
+        match self.queue.try_send(Task { run, request, reply }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(task) | TrySendError::Disconnected(task)) => {
+                let text = format!("too many commands wait for the {} worker", self.name);
+                task.reply.send(Outcome::Error(QgaError::generic(text)));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use qga_proto::{Job, Server};
+    use std::time::Instant;
+
+    /// A job, and where its reply goes.
+    pub(crate) fn job(completions: &Arc<Completions>) -> (Job, Reply) {
+        let mut server = Server::new();
+        server.feed(b"{'execute':'guest-ping'}");
+        let job = server.poll(Instant::now(), &mut |_| true).unwrap();
+        let reply = Reply::new(completions, 0, job.ticket);
+        (job, reply)
+    }
+
+    /// Waits for the next completions, at most 10 s.
+    pub(crate) fn next(completions: &Completions) -> Vec<Outcome> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut wake = [PollFd::new(completions, PollFlags::IN)];
+        let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+        assert_eq!(poll(&mut wake, Some(&limit)).unwrap(), 1, "no completion in 10 s");
+        completions.take().into_iter().map(|completion| completion.outcome).collect()
+    }
+
+    #[test]
+    fn a_worker_keeps_its_state_and_answers_in_order() {
+        let completions = Completions::new().unwrap();
+        let worker = Worker::start("test", 64 << 10, 0).unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let (job, reply) = job(&completions);
+            let run: Run<i32> = |count, _| {
+                *count += 1;
+                Ok(Outcome::value(count))
+            };
+            worker.submit(run, job.request, reply);
+            seen.extend(next(&completions));
+        }
+        let texts: Vec<_> = seen
+            .into_iter()
+            .map(|outcome| match outcome {
+                Outcome::Return(text) => String::from_utf8(text).unwrap(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(texts, ["1", "2", "3"]);
+    }
+}
