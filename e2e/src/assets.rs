@@ -52,6 +52,11 @@ impl Assets {
         assets.accel = Accel::probe(&assets, &guest)?;
         Ok(assets)
     }
+
+    /// How QEMU runs guests here: `kvm` or `tcg`, which is software emulation.
+    pub const fn accel(&self) -> &'static str {
+        self.accel.name()
+    }
 }
 
 /// Why this machine cannot boot a VM, or `None` if it can.

@@ -13,10 +13,12 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
-use crate::wait::until;
+use crate::wait::{check_interrupted, until};
 
 /// How long an ordinary question may take; software emulation on a busy machine is slow.
 const ANSWER_BOUND: Duration = Duration::from_secs(30);
+/// How often a wait for a line looks whether this program is to end.
+const LOOK_UP: Duration = Duration::from_millis(250);
 
 /// What the host may ask.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -181,15 +183,23 @@ impl Control {
         Ok(result.output.trim().to_owned())
     }
 
+    /// How far each writer is, by filesystem; one that gave up says why.
+    ///
+    /// # Errors
+    /// As [`Control::ask`].
+    pub fn writers(&mut self) -> Result<BTreeMap<String, Progress>> {
+        match self.ask(Ask::Progress)? {
+            Answer::Writers(writers) => Ok(writers),
+            other => bail!("unexpected answer {other:?}"),
+        }
+    }
+
     /// How far the writer on `disk` is.
     ///
     /// # Errors
     /// As [`Control::ask`], and if the writer has given up.
     pub fn progress(&mut self, disk: Disk) -> Result<Progress> {
-        let Answer::Writers(mut writers) = self.ask(Ask::Progress)? else {
-            bail!("unexpected answer");
-        };
-        let progress = writers.remove(disk.name()).context("no such writer")?;
+        let progress = self.writers()?.remove(disk.name()).context("no such writer")?;
         if let Some(error) = &progress.error {
             bail!("the writer on {disk} gave up: {error}");
         }
@@ -257,7 +267,8 @@ impl Control {
             if left.is_zero() {
                 bail!("no answer from the guest in time");
             }
-            self.stream.set_read_timeout(Some(left))?;
+            check_interrupted()?;
+            self.stream.set_read_timeout(Some(left.min(LOOK_UP)))?;
             let mut chunk = [0; 4096];
             match self.stream.read(&mut chunk) {
                 Ok(0) => bail!("QEMU closed the control socket"),

@@ -1,7 +1,9 @@
 //! A `qga-gateway` process with a configuration of its own.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -28,8 +30,25 @@ impl Gateway {
     /// # Errors
     /// It does not become ready; the message holds its log.
     pub fn start(program: &Path, dir: &Path, vms: &[(&str, PathBuf)]) -> Result<Self> {
+        Self::start_on(program, dir, vms, None)
+    }
+
+    /// As [`Gateway::start`], listening on `tcp` too.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub fn start_on(
+        program: &Path,
+        dir: &Path,
+        vms: &[(&str, PathBuf)],
+        tcp: Option<SocketAddr>,
+    ) -> Result<Self> {
         use std::fmt::Write as _;
         let mut config = format!("[listen]\nunix = {:?}\n", dir.join("api.sock"));
+        if let Some(tcp) = tcp {
+            let token = dir.join("token");
+            write!(config, "tcp = \"{tcp}\"\ntoken_file = {token:?}\n")?;
+        }
         for (id, socket) in vms {
             write!(config, "\n[[vm]]\nid = {id:?}\nsocket = {socket:?}\n")?;
         }
@@ -38,14 +57,37 @@ impl Gateway {
         Ok(Self { program: program.to_owned(), dir: dir.to_owned(), process })
     }
 
+    /// Its Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("api.sock")
+    }
+
+    /// The file that holds the token for TCP.
+    pub fn token_file(&self) -> PathBuf {
+        self.dir.join("token")
+    }
+
     /// A client of it.
     pub fn rest(&self) -> Rest {
-        Rest::new(&self.dir.join("api.sock"))
+        Rest::new(&self.socket())
     }
 
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("gateway.log")).unwrap_or_default()
+    }
+
+    /// How it ended, or `None` while it runs.
+    ///
+    /// # Errors
+    /// The kernel refuses to tell.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.ended()
+    }
+
+    /// Stops it in its own order: it thaws what it froze, and ends. Killed after `grace`.
+    pub fn stop(&mut self, grace: Duration) -> Option<ExitStatus> {
+        self.process.stop(grace)
     }
 
     /// Kills it with SIGKILL.

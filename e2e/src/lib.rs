@@ -49,4 +49,4 @@ pub use record::{RECORD_LENGTH, encode_record, whole_records};
 pub use rest::{Reply, Rest};
 pub use target::{RestTarget, Target};
 pub use vm::{GuestAgent, Vm, VmBuilder};
-pub use wait::until;
+pub use wait::{interrupt, until};

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wait::until;
+use crate::wait::{until, until_even_interrupted};
 
 /// A running program, killed when dropped, and by the kernel when the spawning thread ends.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
+            // A terminal's Ctrl-C is for the program that will stop this one in its own order.
+            .process_group(0)
             .spawn()
             .with_context(|| format!("starting {} (by setpriv)", program.display()))?;
         Ok(Self { child })
@@ -64,6 +67,17 @@ impl Process {
         // Both fail only for a program that is gone, which is what is wanted.
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+
+    /// Asks it to end with SIGTERM, and kills it if it has not done so after `grace`; gives how
+    /// it ended by itself.
+    pub fn stop(&mut self, grace: Duration) -> Option<ExitStatus> {
+        let asked = self.signal(Signal::TERM);
+        let ended = asked
+            .and_then(|()| until_even_interrupted("a child's exit", grace, || self.ended()))
+            .ok();
+        self.kill();
+        ended
     }
 
     /// How it ended, or `None` while it runs.

@@ -12,8 +12,12 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use crate::wait::check_interrupted;
+
 /// How long a request may take, which is longer than any command that it waits for.
 const REPLY_BOUND: Duration = Duration::from_secs(60);
+/// How often a wait for a reply looks whether this program is to end.
+const LOOK_UP: Duration = Duration::from_millis(250);
 
 /// What a server answered.
 #[derive(Clone, Debug)]
@@ -108,9 +112,12 @@ impl Rest {
         let request = request.body(Full::new(Bytes::from(bytes)))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let reply = async {
-            tokio::time::timeout(REPLY_BOUND, self.exchange(request))
-                .await
-                .context("no answer in time")?
+            tokio::select! {
+                done = tokio::time::timeout(REPLY_BOUND, self.exchange(request)) => {
+                    done.context("no answer in time")?
+                }
+                stopped = interrupted() => stopped,
+            }
         };
         runtime.block_on(reply).with_context(|| format!("{method} {path}"))
     }
@@ -131,5 +138,13 @@ impl Rest {
             json: serde_json::from_slice(&body).unwrap_or(Value::Null),
             body,
         })
+    }
+}
+
+/// Ends once this program is to end.
+async fn interrupted() -> Result<Reply> {
+    loop {
+        check_interrupted()?;
+        tokio::time::sleep(LOOK_UP).await;
     }
 }

@@ -125,6 +125,14 @@ impl Vm {
         self.process.id()
     }
 
+    /// How QEMU ended, or `None` while it runs.
+    ///
+    /// # Errors
+    /// The kernel refuses to tell.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.ended()
+    }
+
     /// Waits for QEMU to end by itself, as it does when the guest powers off.
     ///
     /// # Errors

@@ -45,10 +45,14 @@ fn skip(reason: &str) {
     eprintln!("skipped: {reason}");
 }
 
+/// Whether this machine can run VMs; if not, after a line that says what is missing.
+pub(crate) fn possible() -> bool {
+    missing().map(|reason| skip(&reason)).is_none()
+}
+
 /// What VMs are made of, or `None` after a line that says what is missing.
-fn assets() -> Option<&'static Assets> {
-    if let Some(reason) = missing() {
-        skip(&reason);
+pub(crate) fn assets() -> Option<&'static Assets> {
+    if !possible() {
         return None;
     }
     Some(ASSETS.get_or_init(|| Assets::prepare().expect("guest assets")))

@@ -3,6 +3,8 @@
 //! Each test boots one guest and runs a topic in it, once with our agent and once with Debian's.
 
 #[cfg(test)]
+mod demo;
+#[cfg(test)]
 mod guests;
 #[cfg(test)]
 mod raw;
@@ -18,3 +20,5 @@ mod rest_power;
 mod rest_restart;
 #[cfg(test)]
 mod scenario;
+#[cfg(test)]
+mod snippets;

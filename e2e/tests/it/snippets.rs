@@ -1,0 +1,81 @@
+//! The snippets under `deploy/` that a program can judge.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use qga_e2e::{Process, Qmp, until};
+
+use crate::guests::{self, SOON};
+
+/// QEMU takes the arguments as they stand, makes every socket, and has every port.
+#[test]
+fn qemu_takes_the_arguments() {
+    if !guests::possible() {
+        return;
+    }
+    for (name, ports) in [
+        ("one-port.conf", &["org.qemu.guest_agent.0"][..]),
+        ("two-ports.conf", &["org.qemu.guest_agent.0", "org.qga.gateway.0"][..]),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/qemu").join(name);
+        let text = fs::read_to_string(path).expect("a snippet");
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = dir.path().display().to_string();
+        let mut args = vec!["-accel", "tcg", "-machine", "q35", "-m", "64", "-nodefaults", "-S"];
+        args.extend(["-display", "none"]);
+        let qmp = format!("unix:{place}/qmp.sock,server=on,wait=off");
+        args.extend(["-qmp", &qmp]);
+        // The directories of the snippet, made to lie in this test's own.
+        let text = text.replace("/run/", &format!("{place}/"));
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        args.extend(lines.flat_map(str::split_whitespace));
+        let sockets: Vec<&str> = args
+            .iter()
+            .filter(|arg| arg.starts_with("socket,"))
+            .filter_map(|arg| arg.split(',').find_map(|option| option.strip_prefix("path=")))
+            .collect();
+        assert_eq!(sockets.len(), ports.len(), "{name}");
+        for socket in &sockets {
+            fs::create_dir_all(Path::new(socket).parent().expect("a parent")).expect("made");
+        }
+
+        let log = dir.path().join("qemu.log");
+        let mut qemu = Process::spawn(Path::new("qemu-system-x86_64"), &args, &log).expect("QEMU");
+        let mut qmp = until("QEMU's QMP socket", SOON, || {
+            if let Some(status) = qemu.ended()? {
+                anyhow::bail!("QEMU ended: {status}");
+            }
+            Ok(Qmp::connect(&dir.path().join("qmp.sock")).ok())
+        })
+        .with_context(|| format!("{name}: {}", fs::read_to_string(&log).unwrap_or_default()))
+        .expect("a running QEMU");
+        for socket in &sockets {
+            assert!(Path::new(socket).exists(), "{name}: {socket}");
+        }
+        // It has come as far as its monitor, so every device of the command line is there.
+        qmp.status().expect("QEMU's state");
+        for port in ports {
+            assert!(args.iter().any(|arg| arg.ends_with(&format!(",name={port}"))), "{name}");
+        }
+        qemu.stop(Duration::from_secs(5)).expect("QEMU ends when asked");
+    }
+}
+
+/// Every snippet and document speaks of the same places as the gateway's example configuration.
+#[test]
+fn the_places_agree() {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let read = |name: &str| fs::read_to_string(deploy.join(name)).expect("a file of deploy/");
+    for name in ["qemu/one-port.conf", "qemu/two-ports.conf", "libvirt/gateway-channel.xml"] {
+        assert!(read(name).contains("/run/qga/VM.sock"), "{name}");
+    }
+    assert!(read("systemd/tmpfiles.conf").contains("d /run/qga "));
+    assert!(read("qga-gateway.toml").contains("\nglob = \"/run/qga/*.sock\""));
+    let rules = read("udev/99-qga-agent.rules");
+    for port in ["org.qemu.guest_agent.0", "org.qga.gateway.0"] {
+        assert!(rules.contains(&format!("ATTR{{name}}==\"{port}\"")), "{port}");
+        assert!(rules.contains(&format!("ENV{{SYSTEMD_WANTS}}=\"qga-agent@{port}.service\"")));
+    }
+}
