@@ -4,23 +4,61 @@
 //! ([`Command::Return`]). [`COMMANDS`] is the one table: the agent's filter and
 //! `guest-info`, the gateway's rights and its raw endpoint all read it.
 
+mod accounts;
+mod clock;
+mod cpu;
+mod disk;
+mod exec;
 mod file;
+mod filesystem;
 mod fsfreeze;
+mod identity;
+mod memory;
+mod network;
 mod power;
 mod session;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::accounts::{
+    AuthorizedKeys, GuestSetUserPassword, GuestSshAddAuthorizedKeys, GuestSshGetAuthorizedKeys,
+    GuestSshRemoveAuthorizedKeys,
+};
+pub use self::clock::{GuestGetTime, GuestSetTime};
+pub use self::cpu::{
+    CpuStats, GuestGetCpustats, GuestGetLoad, GuestGetVcpus, GuestSetVcpus, LinuxCpuStats,
+    LoadAverage, LogicalProcessor,
+};
+pub use self::disk::{
+    BusType, CcwAddress, Disk, DiskAddress, DiskSmart, DiskStats, DiskStatsInfo, GuestGetDisks,
+    GuestGetDiskstats, NvmeSmart, PciAddress,
+};
+pub use self::exec::{CaptureOutput, ExecStarted, ExecStatus, GuestExec, GuestExecStatus};
 pub use self::file::{
     FileRead, FileReadBuilder, FileSeek, FileWrite, GuestFileClose, GuestFileFlush, GuestFileOpen,
     GuestFileRead, GuestFileSeek, GuestFileWrite, MAX_READ_COUNT, Whence,
 };
+pub use self::filesystem::{FilesystemInfo, GuestFstrim, GuestGetFsinfo, TrimReport, TrimResult};
 pub use self::fsfreeze::{
     FsfreezeStatus, GuestFsfreezeFreeze, GuestFsfreezeFreezeList, GuestFsfreezeStatus,
     GuestFsfreezeThaw, frozen_count,
 };
-pub use self::power::{GuestShutdown, ShutdownMode};
+pub use self::identity::{
+    GuestGetHostName, GuestGetOsinfo, GuestGetTimezone, GuestGetUsers, HostName, OsInfo, Timezone,
+    User,
+};
+pub use self::memory::{
+    GuestGetMemoryBlockInfo, GuestGetMemoryBlocks, GuestSetMemoryBlocks, MemoryBlock,
+    MemoryBlockInfo, MemoryBlockResponse, MemoryBlockResult,
+};
+pub use self::network::{
+    GuestNetworkGetInterfaces, GuestNetworkGetRoute, InterfaceStatistics, IpAddress, IpAddressType,
+    NetworkInterface, NetworkRoute,
+};
+pub use self::power::{
+    GuestShutdown, GuestSuspendDisk, GuestSuspendHybrid, GuestSuspendRam, ShutdownMode,
+};
 pub use self::session::{
     AgentCommand, AgentInfo, GuestInfo, GuestPing, GuestSync, GuestSyncDelimited,
 };

@@ -1,4 +1,4 @@
-//! `guest-shutdown`.
+//! `guest-shutdown`, `guest-suspend-disk`, `guest-suspend-ram`, `guest-suspend-hybrid`.
 
 use serde::{Deserialize, Serialize};
 
@@ -52,4 +52,35 @@ impl From<ShutdownMode> for String {
             ShutdownMode::Other(mode) => mode,
         }
     }
+}
+
+/// `guest-suspend-disk`: hibernates. Success is not answered (since 1.1).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestSuspendDisk {}
+
+impl Command for GuestSuspendDisk {
+    const INFO: CommandInfo =
+        CommandInfo::change("guest-suspend-disk", Right::Power).long().without_success_response();
+    type Return = Empty;
+}
+
+/// `guest-suspend-ram`: sleeps. Success is not answered (since 1.1).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestSuspendRam {}
+
+impl Command for GuestSuspendRam {
+    const INFO: CommandInfo =
+        CommandInfo::change("guest-suspend-ram", Right::Power).long().without_success_response();
+    type Return = Empty;
+}
+
+/// `guest-suspend-hybrid`: sleeps, with a hibernation image to fall back on. Success is not
+/// answered (since 1.1).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestSuspendHybrid {}
+
+impl Command for GuestSuspendHybrid {
+    const INFO: CommandInfo =
+        CommandInfo::change("guest-suspend-hybrid", Right::Power).long().without_success_response();
+    type Return = Empty;
 }
