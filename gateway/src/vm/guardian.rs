@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use qga_proto::command::{Command as _, FsfreezeStatus, GuestFsfreezeStatus};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use self::freezing::Froze;
@@ -84,16 +84,25 @@ impl Guardian {
                 self.table.remove(&self.id);
                 let _ = started.send(Err(error));
             }
-            Froze::Undo(error, waiting) => {
-                let now = matches!(error, FreezeError::OutcomeUnknown { .. });
-                let mut started = Some((started, error));
-                if now && let Some((started, error)) = started.take() {
+            Froze::Undo(error @ FreezeError::OutcomeUnknown { .. }) => {
+                let _ = started.send(Err(error));
+                self.thaw(ThawCause::Rollback, Vec::new()).await;
+            }
+            Froze::Undo(error) => {
+                // The caller learns how the freeze failed once it is undone, or after one attempt
+                // that it is not.
+                let lease = self.id.clone();
+                let (undo, undone) = oneshot::channel();
+                let tell = async {
+                    let error = match undone.await {
+                        Ok(Err(FreezeError::Call(source))) => {
+                            FreezeError::OutcomeUnknown { lease, source }
+                        }
+                        _ => error,
+                    };
                     let _ = started.send(Err(error));
-                }
-                self.thaw(ThawCause::Rollback, waiting).await;
-                if let Some((started, error)) = started {
-                    let _ = started.send(Err(error));
-                }
+                };
+                tokio::join!(self.thaw(ThawCause::Rollback, vec![undo]), tell);
             }
             Froze::Stopped(cause, waiting) => {
                 self.thaw(cause, waiting).await;

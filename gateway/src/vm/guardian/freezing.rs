@@ -19,7 +19,7 @@ pub(super) enum Froze {
     /// Nothing is frozen, and no lease remains.
     No(FreezeError),
     /// Something is or may be frozen, and must not be.
-    Undo(FreezeError, Vec<Reply>),
+    Undo(FreezeError),
     /// Somebody asked for the thaw before the freeze was done.
     Stopped(ThawCause, Vec<Reply>),
 }
@@ -71,7 +71,7 @@ impl Guardian {
             Ok(Err(error)) => return self.refused(CallError::Agent(error)).await,
             Err(error) if error.outcome_unknown() => {
                 let lease = self.id.clone();
-                return Froze::Undo(FreezeError::OutcomeUnknown { lease, source: error }, vec![]);
+                return Froze::Undo(FreezeError::OutcomeUnknown { lease, source: error });
             }
             Err(error @ CallError::Agent(_)) => return self.refused(error).await,
             Err(error) => return Froze::No(FreezeError::Call(error)),
@@ -87,12 +87,12 @@ impl Guardian {
         if count == 0 && required {
             return match self.status().await {
                 Ok(FsfreezeStatus::Thawed) => Froze::No(FreezeError::NothingToFreeze),
-                _ => Froze::Undo(FreezeError::NothingToFreeze, vec![]),
+                _ => Froze::Undo(FreezeError::NothingToFreeze),
             };
         }
         if count < wanted && required {
             self.facts.frozen = Some(count);
-            return Froze::Undo(FreezeError::Incomplete { wanted, frozen: count }, vec![]);
+            return Froze::Undo(FreezeError::Incomplete { wanted, frozen: count });
         }
         self.facts.frozen = Some(count);
         self.facts.incomplete = count < wanted || count == 0;
@@ -126,7 +126,7 @@ impl Guardian {
         match self.status().await {
             Ok(FsfreezeStatus::Thawed) => Froze::No(FreezeError::Call(error)),
             Ok(_) if disabled => Froze::No(FreezeError::AlreadyFrozen { lease: None }),
-            _ => Froze::Undo(FreezeError::Call(error), vec![]),
+            _ => Froze::Undo(FreezeError::Call(error)),
         }
     }
 }
