@@ -16,31 +16,22 @@
 //! `Silent`.
 
 mod events;
+mod surplus;
+mod sync;
 
 use std::io;
 use std::time::Duration;
 
-use qga_proto::{Call, CallId, Client, ClientConfig, SyncIds};
+use qga_proto::{Call, CallId, Client, ClientConfig};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
+use self::surplus::Surplus;
 use super::handle::{CallError, Pending, Vm, Work};
 use super::link::LinkState;
-use super::sock_diag;
 use super::timer::Timer;
 use crate::config::Mode;
-
-/// When to ask the kernel whether a connection was accepted at all. QEMU does it within a
-/// millisecond unless it serves somebody else.
-const LOOK_AFTER: Duration = Duration::from_millis(200);
-
-/// How often to ask again.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
-
-/// How much a guest may send that nobody asked for, and how fast it is forgiven.
-const SURPLUS_BYTES: usize = 4 << 20;
-const FORGIVEN_PER_SECOND: usize = 256 << 10;
 
 /// How much is read before other actors get a turn.
 const TURN_BYTES: usize = 1 << 20;
@@ -76,6 +67,7 @@ pub(super) struct Session<'a> {
     /// A sync was answered on this connection.
     pub(super) was_up: bool,
     idle_since: Instant,
+    synced_last: Instant,
     settle_at: Option<Instant>,
     surplus: Surplus,
     /// Bytes received since events were last taken.
@@ -109,15 +101,6 @@ struct Wants {
     info: bool,
 }
 
-/// Bytes that nobody asked for.
-#[derive(Debug)]
-struct Surplus {
-    bytes: usize,
-    at: Instant,
-    /// Room for one late reply to a call that has been given up.
-    late: usize,
-}
-
 impl<'a> Session<'a> {
     pub(super) fn new(vm: &'a Vm, stream: UnixStream, refresh: bool) -> Self {
         let now = Instant::now();
@@ -137,8 +120,9 @@ impl<'a> Session<'a> {
             timer: Timer::default(),
             was_up: false,
             idle_since: now,
+            synced_last: now,
             settle_at: None,
-            surplus: Surplus { bytes: 0, at: now, late: 0 },
+            surplus: Surplus::new(now),
             unjudged: 0,
             echoes_id: false,
             delimited: false,
@@ -370,117 +354,6 @@ impl<'a> Session<'a> {
 
     fn is_frozen(&self) -> bool {
         self.vm.link.state() == LinkState::Frozen
-    }
-
-    fn start_sync(&mut self) -> io::Result<()> {
-        let mut random = [0; 32];
-        getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let mut numbers = random.as_chunks::<8>().0.iter().map(|bytes| u64::from_ne_bytes(*bytes));
-        let ids = SyncIds::from_fn(|| numbers.next().unwrap_or_default());
-        let now = Instant::now();
-        self.client.start_sync(now.into_std(), ids);
-        self.vm.counters.syncs.add(1);
-        if let Stage::Silent { pause, .. } = self.stage
-            && !pause.is_zero()
-        {
-            return Ok(());
-        }
-        let until = now + self.vm.settings.limits.sync;
-        let look = (!self.was_up).then(|| now + LOOK_AFTER);
-        self.stage = Stage::Syncing { since: now, until, look };
-        Ok(())
-    }
-
-    fn next_sync_step(&self) -> Option<Instant> {
-        match self.stage {
-            Stage::Up => None,
-            Stage::Syncing { until, look, .. } => Some(look.unwrap_or(until).min(until)),
-            Stage::Silent { again, .. } => Some(again),
-        }
-    }
-
-    /// Draws the conclusions from a sync that has not been answered so far.
-    fn time_sync(&mut self, now: Instant) -> io::Result<()> {
-        if self.settle_at.is_some_and(|at| at <= now) {
-            self.settle_at = None;
-            if matches!(self.stage, Stage::Up) {
-                self.start_sync()?;
-            }
-        }
-        match self.stage {
-            Stage::Syncing { until, .. } if until <= now => self.silent(now, Duration::ZERO),
-            Stage::Syncing { since, until, look: Some(look) } if look <= now => {
-                self.stage = Stage::Syncing { since, until, look: None };
-                let waits = sock_diag::far_end(&self.stream).is_ok_and(|end| !end.accepted);
-                if waits {
-                    self.silent(now, Duration::ZERO);
-                }
-            }
-            Stage::Silent { again, pause } if again <= now => {
-                self.silent(now, pause);
-                let unread = sock_diag::far_end(&self.stream).is_ok_and(|end| end.unread);
-                if !unread {
-                    self.start_sync()?;
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Says why there is no answer, and when to try again.
-    fn silent(&mut self, now: Instant, pause: Duration) {
-        let limits = &self.vm.settings.limits;
-        let (state, reason) = match sock_diag::far_end(&self.stream) {
-            Ok(end) if !end.accepted => {
-                (LinkState::Busy, "another client holds the socket".to_owned())
-            }
-            Ok(end) if end.unread => {
-                let reason =
-                    "connected, but nothing in the guest reads the port: is the agent running?";
-                (LinkState::Silent, reason.to_owned())
-            }
-            Ok(_) => (LinkState::Silent, "connected, but the agent answers no sync".to_owned()),
-            Err(e) => {
-                let reason = format!(
-                    "connected, but no answer (whether another client holds the socket cannot be told: {e})"
-                );
-                (LinkState::Silent, reason)
-            }
-        };
-        let entering = matches!(self.stage, Stage::Syncing { .. });
-        let pause = if state == LinkState::Busy {
-            LOOK_AGAIN
-        } else {
-            (pause * 2).clamp(limits.sync, limits.backoff_max.max(limits.sync))
-        };
-        self.stage = Stage::Silent { again: now + pause, pause };
-        if self.vm.link.set(state, Some(reason)) {
-            tracing::info!(vm.id = %self.vm.id, "{}: {}", self.vm.id, self.vm.link.status());
-        }
-        if entering {
-            self.vm.counters.syncs_failed.add(1);
-            self.vm.disrupted();
-            self.idle_since = now;
-            self.fall_silent();
-        }
-    }
-}
-
-impl Surplus {
-    fn add(&mut self, bytes: usize) {
-        let now = Instant::now();
-        let seconds = usize::try_from((now - self.at).as_secs()).unwrap_or(usize::MAX);
-        if seconds > 0 {
-            self.at = now;
-            self.bytes = self.bytes.saturating_sub(seconds.saturating_mul(FORGIVEN_PER_SECOND));
-        }
-        self.bytes += bytes;
-    }
-
-    fn verdict(&self) -> Option<String> {
-        (self.bytes > SURPLUS_BYTES + self.late)
-            .then(|| "the guest sends more than anybody asked for".to_owned())
     }
 }
 

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use qga_gateway::vm::{CallError, CallOptions, LinkState, Registry, VmHandle};
-use qga_proto::QgaError;
-use qga_proto::command::{GuestFileRead, GuestPing, GuestShutdown};
-use qga_proto::{Outcome, command::GuestInfo};
+use qga_proto::command::{
+    GuestFileFlush, GuestFileRead, GuestFsfreezeThaw, GuestInfo, GuestPing, GuestShutdown,
+};
+use qga_proto::{Outcome, QgaError};
 use tempfile::{TempDir, tempdir};
 use tokio::time::timeout;
 
@@ -246,4 +247,25 @@ async fn many_calls_at_once_are_pipelined_and_each_gets_its_own() {
     for call in calls {
         assert_eq!(call.await.expect("ran").expect("answered").version, "11.1.3");
     }
+}
+
+#[tokio::test]
+async fn a_thaw_overtakes_everything_that_waits() {
+    let pair = Pair::ready().await;
+    pair.guest.rule(|name| if name == "guest-file-flush" { Act::Hold } else { Act::Normal });
+    let patient = CallOptions { timeout: BOUND, ..quick() };
+    let mut flush = Box::pin(pair.vm.call(GuestFileFlush { handle: 1 }, patient));
+    assert!(timeout(Duration::from_millis(50), &mut flush).await.is_err(), "held on the wire");
+    let pings = async {
+        tokio::join!(pair.vm.call(GuestPing {}, patient), pair.vm.call(GuestPing {}, patient))
+    };
+    let thaw = pair.vm.call(GuestFsfreezeThaw {}, patient);
+    let release = async { pair.guest.release() };
+    let (flushed, (one, two), thawed, ()) = tokio::join!(flush, pings, thaw, release);
+    assert!(flushed.is_ok() && one.is_ok() && two.is_ok() && thawed.is_ok());
+    let ran = pair.guest.truth().ran;
+    assert!(
+        ran.ends_with(&["guest-fsfreeze-thaw", "guest-ping", "guest-ping"].map(String::from)),
+        "{ran:?}"
+    );
 }

@@ -182,6 +182,19 @@ async fn fewer_than_required_are_thawed_again_and_best_effort_says_so() {
 }
 
 #[tokio::test]
+async fn a_rollback_that_hangs_does_not_hang_its_caller() {
+    let frame = Frame::ready().await;
+    frame.guest.rule(|name| if name.ends_with("-thaw") { Act::Hold } else { Act::Normal });
+    let error =
+        frame.freeze(named(&["/", "/mnt"], Policy::Required)).await.expect_err("one of two");
+    let FreezeError::OutcomeUnknown { lease, .. } = error else { panic!("{error}") };
+    assert!(frame.guest.truth().frozen);
+    frame.guest.rule(|_| Act::Normal);
+    frame.guest.release();
+    assert_eq!(frame.ends(&lease).await.state, LeaseState::Failed);
+}
+
+#[tokio::test]
 async fn a_lost_reply_is_followed_by_one_thaw_at_once() {
     let frame = Frame::ready().await;
     frame.guest.rule(|name| if name.ends_with("-freeze") { Act::Lose } else { Act::Normal });
