@@ -20,6 +20,7 @@ pub(crate) struct Dispatch {
     completions: Arc<Completions>,
     files: Worker<FileTable>,
     helpers: Worker<()>,
+    queries: Worker<()>,
     freezer: Freezer,
 }
 
@@ -34,6 +35,7 @@ impl Dispatch {
             completions,
             files: Worker::start("file", STACK, files)?,
             helpers: Worker::start("helper", STACK, ())?,
+            queries: Worker::start("query", STACK, ())?,
             freezer,
         })
     }
@@ -73,6 +75,7 @@ impl Dispatch {
                 return Some(run(&View { frozen }, &request).unwrap_or_else(Outcome::Error));
             }
             Place::Files(run) => self.files.submit(run, request, reply()),
+            Place::Queries(run) => self.queries.submit(run, request, reply()),
             Place::Helpers(run) => self.helpers.submit(run, request, reply()),
             Place::Freezer(order) => match order(&request) {
                 Ok(order) => self.freezer.submit(order, reply()),

@@ -1,8 +1,17 @@
 //! What each command does. One file per family, each with its table of [`Handler`]s; adding a
 //! command means adding a function and a line to its family's table.
 
+mod accounts;
+mod clock;
+mod cpu;
+mod disk;
+mod exec;
 mod file;
+mod filesystem;
 mod fsfreeze;
+mod identity;
+mod memory;
+mod network;
 mod power;
 mod session;
 
@@ -19,6 +28,8 @@ pub(crate) enum Place {
     Poll(fn(&View, &Request) -> Result<Outcome, QgaError>),
     /// On the file worker.
     Files(Run<FileTable>),
+    /// On the worker for questions to the kernel, any of which may block.
+    Queries(Run<()>),
     /// On the worker for helper programs.
     Helpers(Run<()>),
     /// In the freeze engine; the arguments are read on the poll thread.
@@ -41,7 +52,21 @@ pub(crate) struct View {
 
 /// All handlers, sorted by name.
 pub(crate) fn all() -> Vec<Handler> {
-    let families = [session::HANDLERS, power::HANDLERS, file::HANDLERS, fsfreeze::HANDLERS];
+    let families = [
+        accounts::HANDLERS,
+        clock::HANDLERS,
+        cpu::HANDLERS,
+        disk::HANDLERS,
+        exec::HANDLERS,
+        file::HANDLERS,
+        filesystem::HANDLERS,
+        fsfreeze::HANDLERS,
+        identity::HANDLERS,
+        memory::HANDLERS,
+        network::HANDLERS,
+        power::HANDLERS,
+        session::HANDLERS,
+    ];
     let mut handlers = families.concat();
     handlers.sort_unstable_by_key(|handler| handler.command);
     handlers

@@ -1,0 +1,5 @@
+//! The commands of `proto::command::clock`.
+
+use super::Handler;
+
+pub(super) const HANDLERS: &[Handler] = &[];
