@@ -178,6 +178,12 @@ impl Code {
         }
     }
 
+    /// Whether the request was wrong by itself, whatever the state of the VM.
+    const fn is_callers_fault(self) -> bool {
+        matches!(self.status().as_u16(), 400 | 401 | 403..=408 | 413 | 415)
+            && !matches!(self, Self::CommandDisabled)
+    }
+
     /// The HTTP status that goes with this code.
     pub const fn status(self) -> StatusCode {
         self.row().0
@@ -342,7 +348,8 @@ impl Problem {
 #[derive(Clone, Debug)]
 pub(crate) struct ProblemNote {
     pub(crate) code: Code,
-    /// Absent where the text may quote the request, which can hold file contents.
+    /// Absent where the caller is at fault: the text may quote the request, which can hold file
+    /// contents, and is of use only to the caller.
     pub(crate) detail: Option<Cow<'static, str>>,
 }
 
@@ -364,7 +371,7 @@ impl IntoResponse for Problem {
                 HeaderValue::from_static("Bearer realm=\"qga-gateway\""),
             );
         }
-        let detail = (body.code != Code::BadRequest).then_some(body.detail);
+        let detail = (!body.code.is_callers_fault()).then_some(body.detail);
         response.extensions_mut().insert(ProblemNote { code: body.code, detail });
         response
     }
