@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -58,11 +59,14 @@ fn execute(arguments: Arguments) -> anyhow::Result<()> {
 fn run(config: &Path, format: LogFormat) -> anyhow::Result<()> {
     let config = Config::load(config)?;
     telemetry::init(format)?;
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("the runtime cannot start")?
-        .block_on(daemon::run(config))
+        .context("the runtime cannot start")?;
+    let result = runtime.block_on(daemon::run(config));
+    // What is still running has had its grace.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
