@@ -184,11 +184,11 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Resident memory in MiB, as `/proc` has it.
-    pub(crate) fn resident(&self) -> Result<f64> {
+    /// Memory in MiB, from the line of `/proc/…/status` with this name.
+    pub(crate) fn memory(&self, name: &str) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix("kB")).context("no VmRSS")?;
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let kib = value.and_then(|value| value.strip_suffix("kB")).context("no such line")?;
         Ok(kib.trim().parse::<f64>()? / 1024.0)
     }
 }

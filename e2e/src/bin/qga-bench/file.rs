@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
@@ -43,8 +43,9 @@ pub(crate) fn rows(
                     Transfer::open(&agent.socket, kind, file, chunk, effort.file, bare)
                 })
             });
-            let [cells] =
-                interleave(effort.rounds, transfers.collect(), |transfer| Ok([transfer.pass()?]));
+            let [cells] = interleave(effort.rounds, transfers.collect(), |transfer| {
+                Ok([transfer.rate(effort.turn)?])
+            });
             cells
         };
         let name = |what: &str| format!("file {what}, {} KiB chunks", chunk >> 10);
@@ -119,17 +120,26 @@ impl Transfer {
         Ok(transfer)
     }
 
-    /// Moves the file once; answers MiB of payload per second.
-    pub(crate) fn pass(&mut self) -> Result<f64> {
+    /// Moves the file, again and again for a turn; answers MiB of payload per second.
+    pub(crate) fn rate(&mut self, turn: Duration) -> Result<f64> {
+        let (mut spent, mut bytes) = (Duration::ZERO, 0);
+        while spent < turn {
+            spent += self.pass()?;
+            bytes += self.chunks * self.chunk;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "the size of some files")]
+        let mebibytes = bytes as f64 / f64::from(1 << 20);
+        Ok(mebibytes / spent.as_secs_f64())
+    }
+
+    /// Moves the file once. The time is without the way back to its start.
+    pub(crate) fn pass(&mut self) -> Result<Duration> {
         self.link.ask(&self.rewind)?;
         let start = Instant::now();
         for _ in 0..self.chunks {
             self.link.exchange(&self.request, self.reply_length)?;
         }
-        let seconds = start.elapsed().as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "a file's size")]
-        let mebibytes = (self.chunks * self.chunk) as f64 / f64::from(1 << 20);
-        Ok(mebibytes / seconds)
+        Ok(start.elapsed())
     }
 
     fn check(&mut self, kind: Kind, chunk: &[u8], handle: i64, bare: bool) -> Result<()> {

@@ -36,13 +36,14 @@ pub(crate) fn rows(programs: &[Entry<Program>], dir: &Path, effort: Effort) -> V
         runs += 1;
         dir.join(format!("run-{runs}"))
     };
-    let [idle, after, settled] =
+    let [idle, peak, after, settled] =
         interleave(effort.rounds.min(3), real().collect(), |program| memory(program, &fresh()));
     let [file] = interleave(1, real().collect(), |program| Ok([mebibytes(&program.file()?)?]));
     let [libraries] = interleave(1, real().collect(), |program| {
         let sizes: Result<Vec<f64>> =
             program.libraries()?.iter().map(|library| mebibytes(library)).collect();
-        Ok([sizes?.iter().sum()])
+        // Not `sum`, whose zero is -0.
+        Ok([sizes?.iter().fold(0.0, |all, size| all + size)])
     });
     let [start] = interleave(
         effort.starts,
@@ -57,31 +58,34 @@ pub(crate) fn rows(programs: &[Entry<Program>], dir: &Path, effort: Effort) -> V
             after,
             Target::Value(Bound::AtMost(12.0)),
         ),
-        row("resident, half a second later", "MiB", settled, Target::Value(Bound::AtMost(4.0))),
+        row("… at the peak of it", "MiB", peak, Target::Open),
+        row("… half a second after it", "MiB", settled, Target::Value(Bound::AtMost(4.0))),
         row("program on disk", "MiB", file, Target::Value(Bound::AtMost(2.0))),
         row("shared libraries that it loads", "MiB", libraries, Target::Value(Bound::AtMost(0.0))),
         row("start-up, until the first ping's answer", "ms", start, Target::Open),
     ]
 }
 
-/// Of a fresh agent: idle, after the chunks, and when it had time to give memory back.
-fn memory(program: &Program, dir: &Path) -> Result<[f64; 3]> {
+/// Of a fresh agent: idle, while and after it moves the chunks, and when it had time to give
+/// memory back.
+fn memory(program: &Program, dir: &Path) -> Result<[f64; 4]> {
     let agent = program.start(dir)?;
-    let idle = agent.resident()?;
+    let idle = agent.memory("VmRSS")?;
     for kind in [Kind::Read, Kind::Write] {
         let mut transfer =
             Transfer::open(&agent.socket, kind, dir.join("chunk"), CHUNK, CHUNK, false)?;
         transfer.pass()?;
     }
-    let after = agent.resident()?;
+    let after = agent.memory("VmRSS")?;
+    let peak = agent.memory("VmHWM")?;
     let until = Instant::now() + SETTLE;
     while Instant::now() < until {
         thread::park_timeout(SETTLE);
     }
-    let settled = agent.resident()?;
+    let settled = agent.memory("VmRSS")?;
     drop(agent);
     fs::remove_dir_all(dir)?;
-    Ok([idle, after, settled])
+    Ok([idle, peak, after, settled])
 }
 
 fn start_up(program: &Program, dir: &Path) -> Result<[f64; 1]> {

@@ -14,6 +14,7 @@ mod file;
 mod footprint;
 mod gateway;
 mod http;
+mod interrupt;
 mod link;
 mod ping;
 mod report;
@@ -23,6 +24,7 @@ mod table;
 mod target;
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -86,6 +88,7 @@ fn bench(arguments: Arguments) -> Result<()> {
     let memory = Path::new("/dev/shm");
     let place = if memory.is_dir() { memory.to_owned() } else { env::temp_dir() };
     let dir = tempfile::Builder::new().prefix("qga-bench-").tempdir_in(&place)?;
+    interrupt::removes(dir.path().to_owned())?;
     let gateway = gateway::find(arguments.gateway, &target);
     let report = Report {
         circumstances: circumstances(&place, effort),
@@ -151,6 +154,10 @@ fn circumstances(place: &Path, effort: Effort) -> Vec<String> {
         effort.rounds,
         place.display()
     )];
+    if let Ok(load) = fs::read_to_string("/proc/loadavg") {
+        let load: Vec<&str> = load.split(' ').take(3).collect();
+        lines.push(format!("Load of the machine before: {}.", load.join(" ")));
+    }
     if cfg!(debug_assertions) {
         lines.push("This program was built without optimisation: its figures mean nothing.".into());
     }

@@ -1,7 +1,7 @@
 //! Pings: the cost of a command that does nothing.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -23,12 +23,12 @@ pub(crate) fn rows(agents: &[Entry<Running>], effort: Effort) -> Vec<Row> {
         agents.iter().map(|agent| agent.prepare(|agent| warm(&agent.socket))).collect()
     };
     let [half, most] = interleave(effort.rounds, links(), |link| {
-        let mut micros = round_trips(link, effort.pings)?;
+        let mut micros = round_trips(effort.turn, || link.exchange(PING, REPLY))?;
         micros.sort_by(f64::total_cmp);
         Ok([quantile(&micros, 0.5), quantile(&micros, 0.99)])
     });
     let [rate] = interleave(effort.rounds, links(), |link| {
-        Ok([thousands_per_second(link, PING, IN_FLIGHT, effort.pipelined_pings)?])
+        Ok([thousands_per_second(link, IN_FLIGHT, effort.turn)?])
     });
     let row = |name: &str, unit, cells, target| Row { name: name.into(), unit, cells, target };
     vec![
@@ -47,29 +47,35 @@ pub(crate) fn warm(socket: &Path) -> Result<Link> {
     Ok(link)
 }
 
-/// The times of `count` pings one after the other, in µs.
-pub(crate) fn round_trips(link: &mut Link, count: usize) -> Result<Vec<f64>> {
-    let mut micros = Vec::with_capacity(count);
-    for _ in 0..count {
-        let start = Instant::now();
-        link.exchange(PING, REPLY)?;
-        micros.push(start.elapsed().as_secs_f64() * 1e6);
+/// The times of pings, one after the other for a turn, in µs.
+pub(crate) fn round_trips(
+    turn: Duration,
+    mut ping: impl FnMut() -> Result<()>,
+) -> Result<Vec<f64>> {
+    let mut micros = Vec::new();
+    let start = Instant::now();
+    while start.elapsed() < turn {
+        let sent = Instant::now();
+        ping()?;
+        micros.push(sent.elapsed().as_secs_f64() * 1e6);
     }
     Ok(micros)
 }
 
-/// The rate with `in_flight` on the way at any time, in thousands.
+/// The rate of pings with `in_flight` on the way at any time, in thousands.
 pub(crate) fn thousands_per_second(
     link: &mut Link,
-    request: &[u8],
     in_flight: usize,
-    total: usize,
+    turn: Duration,
 ) -> Result<f64> {
+    const AT_ONCE: u32 = 2000;
+    let mut pings = 0.0;
     let start = Instant::now();
-    link.pipeline(request, REPLY, in_flight, total)?;
-    #[expect(clippy::cast_precision_loss, reason = "a count of pings")]
-    let total = total as f64;
-    Ok(total / start.elapsed().as_secs_f64() / 1e3)
+    while start.elapsed() < turn {
+        link.pipeline(PING, REPLY, in_flight, AT_ONCE as usize)?;
+        pings += f64::from(AT_ONCE);
+    }
+    Ok(pings / start.elapsed().as_secs_f64() / 1e3)
 }
 
 #[cfg(test)]

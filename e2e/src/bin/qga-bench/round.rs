@@ -1,5 +1,7 @@
 //! Rounds: each contestant in turn, again and again.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use crate::samples::Samples;
@@ -11,32 +13,18 @@ pub(crate) struct Effort {
     pub(crate) rounds: usize,
     /// Rounds of what starts programs.
     pub(crate) starts: usize,
-    pub(crate) pings: usize,
-    pub(crate) pipelined_pings: usize,
+    /// The least time that a contestant's turn takes.
+    pub(crate) turn: Duration,
     /// Size of the file that is read and written.
     pub(crate) file: usize,
-    /// Of each gateway client's turn.
-    pub(crate) http_milliseconds: u64,
 }
 
 impl Effort {
-    pub(crate) const FULL: Self = Self {
-        rounds: 15,
-        starts: 15,
-        pings: 2000,
-        pipelined_pings: 20_000,
-        file: 8 << 20,
-        http_milliseconds: 400,
-    };
+    pub(crate) const FULL: Self =
+        Self { rounds: 15, starts: 15, turn: Duration::from_millis(100), file: 8 << 20 };
     /// Enough to see that everything works, and no more.
-    pub(crate) const QUICK: Self = Self {
-        rounds: 2,
-        starts: 2,
-        pings: 50,
-        pipelined_pings: 200,
-        file: 1 << 20,
-        http_milliseconds: 20,
-    };
+    pub(crate) const QUICK: Self =
+        Self { rounds: 2, starts: 2, turn: Duration::from_millis(5), file: 1 << 20 };
 }
 
 /// Lets every contestant measure its `N` figures once per round, all contestants in each round.
