@@ -6,9 +6,10 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const AGENT_ROWS: [&str; 14] = [
+const AGENT_ROWS: [&str; 15] = [
     "ping round trip, p50",
     "ping round trip, p99",
+    "ping round trip, p50, both on one core",
     "pings/s, 32 in flight",
     "file read, 64 KiB chunks",
     "file read, 1024 KiB chunks",
@@ -17,7 +18,7 @@ const AGENT_ROWS: [&str; 14] = [
     "resident, idle",
     "resident, after 8 MiB chunks read and written",
     "… at the peak of it",
-    "… half a second after it",
+    "… two seconds after it",
     "program on disk",
     "shared libraries that it loads",
     "start-up, until the first ping's answer",

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use qga_e2e::{Process, until};
+use rustix::process::Pid;
 
 use crate::link::{Link, PING};
 
@@ -184,6 +185,17 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Its threads.
+    pub(crate) fn threads(&self) -> Result<Vec<Pid>> {
+        fs::read_dir(format!("/proc/{}/task", self.process.id()))?
+            .map(|entry| {
+                let name = entry?.file_name();
+                let id = name.to_str().and_then(|name| name.parse().ok());
+                id.and_then(Pid::from_raw).context("a thread without a number")
+            })
+            .collect()
+    }
+
     /// Memory in MiB, from the line of `/proc/…/status` with this name.
     pub(crate) fn memory(&self, name: &str) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;

@@ -16,7 +16,7 @@ use crate::target::{Bound, Target};
 /// The chunk after which memory is looked at.
 const CHUNK: usize = 8 << 20;
 /// How long an agent may take to give memory back.
-const SETTLE: Duration = Duration::from_millis(500);
+const SETTLE: Duration = Duration::from_secs(2);
 const START_BOUND: Duration = Duration::from_secs(20);
 /// Between two tries to connect to an agent on its way up.
 const LOOK_AGAIN: Duration = Duration::from_micros(20);
@@ -37,7 +37,7 @@ pub(crate) fn rows(programs: &[Entry<Program>], dir: &Path, effort: Effort) -> V
         dir.join(format!("run-{runs}"))
     };
     let [idle, peak, after, settled] =
-        interleave(effort.rounds.min(3), real().collect(), |program| memory(program, &fresh()));
+        interleave(effort.rests, real().collect(), |program| memory(program, &fresh()));
     let [file] = interleave(1, real().collect(), |program| Ok([mebibytes(&program.file()?)?]));
     let [libraries] = interleave(1, real().collect(), |program| {
         let sizes: Result<Vec<f64>> =
@@ -59,7 +59,7 @@ pub(crate) fn rows(programs: &[Entry<Program>], dir: &Path, effort: Effort) -> V
             Target::Value(Bound::AtMost(12.0)),
         ),
         row("… at the peak of it", "MiB", peak, Target::Open),
-        row("… half a second after it", "MiB", settled, Target::Value(Bound::AtMost(4.0))),
+        row("… two seconds after it", "MiB", settled, Target::Value(Bound::AtMost(4.0))),
         row("program on disk", "MiB", file, Target::Value(Bound::AtMost(2.0))),
         row("shared libraries that it loads", "MiB", libraries, Target::Value(Bound::AtMost(0.0))),
         row("start-up, until the first ping's answer", "ms", start, Target::Open),

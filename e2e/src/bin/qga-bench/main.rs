@@ -10,6 +10,7 @@
 mod bare_agent;
 mod bare_http;
 mod contestant;
+mod core;
 mod file;
 mod footprint;
 mod gateway;

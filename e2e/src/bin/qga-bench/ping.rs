@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::contestant::{Running, STOCK, first_answer};
+use crate::core::OneCore;
 use crate::link::{Link, PING};
 use crate::round::{Effort, Entry, interleave};
 use crate::samples::quantile;
@@ -27,6 +28,17 @@ pub(crate) fn rows(agents: &[Entry<Running>], effort: Effort) -> Vec<Row> {
         micros.sort_by(f64::total_cmp);
         Ok([quantile(&micros, 0.5), quantile(&micros, 0.99)])
     });
+    let pinned = agents.iter().map(|agent| {
+        agent.prepare(|agent| {
+            let link = warm(&agent.socket)?;
+            Ok((link, OneCore::with(agent)?))
+        })
+    });
+    let [one_core] = interleave(effort.rounds, pinned.collect(), |(link, core)| {
+        let mut micros = core.during(|| round_trips(effort.turn, || link.exchange(PING, REPLY)))?;
+        micros.sort_by(f64::total_cmp);
+        Ok([quantile(&micros, 0.5)])
+    });
     let [rate] = interleave(effort.rounds, links(), |link| {
         Ok([thousands_per_second(link, IN_FLIGHT, effort.turn)?])
     });
@@ -34,6 +46,13 @@ pub(crate) fn rows(agents: &[Entry<Running>], effort: Effort) -> Vec<Row> {
     vec![
         row("ping round trip, p50", "µs", half, Target::Ratio(&[(STOCK, Bound::AtMost(0.4))])),
         row("ping round trip, p99", "µs", most, Target::Open),
+        // Without the kernel's choice of cores, which differs from run to run.
+        row(
+            "ping round trip, p50, both on one core",
+            "µs",
+            one_core,
+            Target::Ratio(&[(STOCK, Bound::AtMost(0.4))]),
+        ),
         row("pings/s, 32 in flight", "k/s", rate, Target::Ratio(&[(STOCK, Bound::AtLeast(5.0))])),
     ]
 }

@@ -11,8 +11,9 @@ use crate::table::Cell;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
     pub(crate) rounds: usize,
-    /// Rounds of what starts programs.
+    /// Rounds of what starts programs, and of what then lets them rest.
     pub(crate) starts: usize,
+    pub(crate) rests: usize,
     /// The least time that a contestant's turn takes.
     pub(crate) turn: Duration,
     /// Size of the file that is read and written.
@@ -21,10 +22,10 @@ pub(crate) struct Effort {
 
 impl Effort {
     pub(crate) const FULL: Self =
-        Self { rounds: 15, starts: 15, turn: Duration::from_millis(100), file: 8 << 20 };
+        Self { rounds: 15, starts: 15, rests: 3, turn: Duration::from_millis(100), file: 8 << 20 };
     /// Enough to see that everything works, and no more.
     pub(crate) const QUICK: Self =
-        Self { rounds: 2, starts: 2, turn: Duration::from_millis(5), file: 1 << 20 };
+        Self { rounds: 2, starts: 2, rests: 1, turn: Duration::from_millis(5), file: 1 << 20 };
 }
 
 /// Lets every contestant measure its `N` figures once per round, all contestants in each round.
@@ -37,8 +38,11 @@ pub(crate) fn interleave<C, const N: usize>(
     let mut entries = contestants;
     let mut figures: Vec<[Samples; N]> =
         entries.iter().map(|_| std::array::from_fn(|_| Samples::default())).collect();
-    for _ in 0..rounds {
-        for (entry, samples) in entries.iter_mut().zip(&mut figures) {
+    for round in 0..rounds {
+        for place in 0..entries.len() {
+            // Another one begins each time: no place in the order is better than the others.
+            let turn = (round + place) % entries.len();
+            let (entry, samples) = (&mut entries[turn], &mut figures[turn]);
             let Entry::Ready(contestant) = entry else { continue };
             match measure(contestant) {
                 Ok(values) => samples.iter_mut().zip(values).for_each(|(s, v)| s.push(v)),
@@ -100,12 +104,12 @@ mod tests {
         let entries = vec![Entry::Ready('a'), Entry::Skipped, Entry::Ready('b'), Entry::Blank];
         let [cells] = interleave(3, entries, |name| {
             order.push(*name);
-            if order.len() > 3 && *name == 'b' {
+            if order.len() > 5 && *name == 'b' {
                 bail!("tired");
             }
             Ok([1.0])
         });
-        assert_eq!(order, "ababa");
+        assert_eq!(order, "abbaab");
         assert!(matches!(cells[0], Cell::Measured(_)));
         assert_eq!(cells[1..], [Cell::Skipped, Cell::Failed("tired".into()), Cell::Blank]);
     }
