@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 mod demo;
+mod bench;
 #[cfg(test)]
 mod guests;
 #[cfg(test)]
