@@ -56,6 +56,21 @@ impl FromRequestParts<App> for NoQuery {
     }
 }
 
+/// A query with the parameters that `T` knows and no others.
+#[derive(Debug)]
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        match axum::extract::Query::try_from_uri(&parts.uri) {
+            Ok(axum::extract::Query(query)) => Ok(Self(query)),
+            Err(error) => Err(Problem::bad_request(format!("{}.", error.body_text()))),
+        }
+    }
+}
+
 /// A JSON object as the body, at most `LIMIT` bytes. An empty body stands for `{}`.
 ///
 /// Nesting is bounded by `serde_json` (128 levels), and unknown members are refused by the
