@@ -344,8 +344,10 @@ impl<K: Kernel> Engine<K> {
     ) -> Result<(), String> {
         let device = target.device;
         let outbox = self.outbox.clone();
+        // Where threads are listed, this one says which filesystem it is stuck on.
+        let mount_point = target.path.file_name().unwrap_or(target.path.as_os_str());
         std::thread::Builder::new()
-            .name("ioctl".into())
+            .name(format!("fs:{}", mount_point.to_string_lossy()))
             .stack_size(STACK)
             // The engine, and so the inbox, lives as long as the agent.
             .spawn(move || drop(outbox.send(Message::Returned(device, call()))))

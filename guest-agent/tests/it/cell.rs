@@ -92,10 +92,10 @@ impl Cell {
             other => panic!("{other}"),
         };
         self.sh(&format!(
-            "truncate -s {size} $OUTER/images/{name}
-             mkfs.{fs_type} {options} $OUTER/images/{name}
-             mkdir -p $ROOT{at}
-             mount -o loop $OUTER/images/{name} $ROOT{at}"
+            "truncate -s {size} \"$OUTER/images/{name}\"
+             mkfs.{fs_type} {options} \"$OUTER/images/{name}\"
+             mkdir -p \"$ROOT{at}\"
+             mount -o loop \"$OUTER/images/{name}\" \"$ROOT{at}\""
         ));
     }
 
@@ -141,6 +141,14 @@ impl Cell {
             .unwrap();
         Writer { child }
     }
+
+    /// Writes to a file until the kernel does not let a writer go on; returns that writer.
+    pub(crate) fn blocked_writer(&self, path: &str) -> Writer {
+        wait_for("a write to block", || {
+            let mut writer = self.writer(path);
+            writer.blocks().then_some(writer)
+        })
+    }
 }
 
 impl Drop for Cell {
@@ -161,13 +169,15 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Waits until the kernel does not let it go on.
-    pub(crate) fn wait_until_blocked(&mut self) {
-        wait_for("the writer to block", || {
-            assert_eq!(self.child.try_wait().unwrap(), None, "the write went through");
+    /// Whether the kernel stops it, before it has written.
+    fn blocks(&mut self) -> bool {
+        wait_for("the writer to block or to end", || {
+            if self.child.try_wait().unwrap().is_some() {
+                return Some(false);
+            }
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-            stat.rsplit(") ").next().unwrap().starts_with('D').then_some(())
-        });
+            stat.rsplit(") ").next().unwrap().starts_with('D').then_some(true)
+        })
     }
 
     /// Waits until it has written.

@@ -83,8 +83,7 @@ fn a_client_that_does_not_read_costs_no_time_and_bounded_memory() {
     let agent = bed.start();
     let mut client = agent.connect();
     let path = bed.path("file");
-    let handle =
-        client.get("guest-file-open", &format!("{{\"path\":\"{}\"}}", path.display()));
+    let handle = client.get("guest-file-open", &format!("{{\"path\":\"{}\"}}", path.display()));
     client.stream.set_nonblocking(true).unwrap();
     let request = format!(
         "{{'execute':'guest-file-read','arguments':{{'handle':{handle},'count':1048576}}}}\

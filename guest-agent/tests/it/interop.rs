@@ -137,7 +137,8 @@ fn answers_are_those_of_qemu_ga() {
             .collect::<Vec<_>>()
     });
     for ((request, ours), (_, theirs)) in ours.iter().zip(&theirs) {
-        let theirs = if theirs.contains("not allowed") { theirs.clone() } else { as_of_11_1(theirs) };
+        let theirs =
+            if theirs.contains("not allowed") { theirs.clone() } else { as_of_11_1(theirs) };
         assert_eq!(sorted(ours), sorted(&theirs), "{request}");
     }
     assert_eq!(ours.len(), theirs.len());

@@ -41,15 +41,21 @@ fn what_cannot_be_opened_ends_the_agent_with_1_and_a_reason() {
     let bed = Bed::new();
     let state = bed.path("state").display().to_string();
     let cases: [(&[&str], &str); 5] = [
-        (&["-t", &state, "-p", "/nonexist/x"],
-            "critical: error opening channel '/nonexist/x': No such file or directory"),
+        (
+            &["-t", &state, "-p", "/nonexist/x"],
+            "critical: error opening channel '/nonexist/x': No such file or directory",
+        ),
         (&["-t", &state, "-m", "foo"], "critical: unsupported channel method/type: foo"),
         (&["-t", &state, "-m", "unix-listen"], "critical: must specify a path for this channel"),
-        (&["-t", &state, "-m", "unix-listen", "-p", "/nonexist/x"],
-            "critical: Failed to bind socket to /nonexist/x: No such file or directory"),
-        (&["-t", "/nonexist", "-m", "unix-listen", "-p", "/nonexist/x"],
+        (
+            &["-t", &state, "-m", "unix-listen", "-p", "/nonexist/x"],
+            "critical: Failed to bind socket to /nonexist/x: No such file or directory",
+        ),
+        (
+            &["-t", "/nonexist", "-m", "unix-listen", "-p", "/nonexist/x"],
             "critical: failed to write persistent state to /nonexist/qga.state: \
-             No such file or directory"),
+             No such file or directory",
+        ),
     ];
     for (arguments, text) in cases {
         let output = run(arguments);
@@ -77,10 +83,8 @@ fn a_stale_socket_is_replaced() {
     let mut agent = bed.start();
     agent.kill();
     assert!(bed.path("socket").exists());
-    let agent = Agent::spawn(
-        bed.command(AGENT).arg("-l").arg(bed.path("log")),
-        &bed.path("socket"),
-    );
+    let agent =
+        Agent::spawn(bed.command(AGENT).arg("-l").arg(bed.path("log")), &bed.path("socket"));
     assert_eq!(agent.connect().call("guest-ping", ""), "{\"return\": {}}");
 }
 

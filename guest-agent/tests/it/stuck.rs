@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bed::{Client, wait_for};
+use crate::bed::{Agent, Client, wait_for};
 use crate::cell::{Cell, cell_or_skip};
 
 /// `/mnt/a` and `/mnt/z` around `/mnt/stuck`, which has something to write but cannot.
@@ -21,6 +21,18 @@ fn prepare(cell: &Cell) {
              echo data > $ROOT/mnt/stuck/file");
 }
 
+/// Sends a freeze and waits until it hangs: from the latest mount on, `/mnt/z` is frozen then.
+fn hang(agent: &Agent, client: &mut Client) {
+    client.send("{'execute':'guest-fsfreeze-freeze'}");
+    wait_for("the freeze to hang", || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.child.id())).unwrap();
+        tasks.flatten().find(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.contains("(fs:stuck) D")
+        })
+    });
+}
+
 fn status(client: &mut Client) -> String {
     client.get("guest-fsfreeze-status", "")
 }
@@ -31,10 +43,8 @@ fn a_thaw_ends_a_freeze_that_hangs() {
     prepare(&cell);
     let agent = cell.start(&[]);
     let mut client = agent.connect();
-    // Frozen from the latest mount on: /mnt/z is, /mnt/stuck hangs.
-    client.send("{'execute':'guest-fsfreeze-freeze'}");
-    let mut z = cell.writer("/mnt/z/f");
-    z.wait_until_blocked();
+    hang(&agent, &mut client);
+    let mut z = cell.blocked_writer("/mnt/z/f");
 
     let begun = Instant::now();
     client.send("{'execute':'guest-fsfreeze-thaw'}");
@@ -61,8 +71,7 @@ fn a_sync_overtakes_a_freeze_that_hangs_and_a_new_client_can_thaw() {
     prepare(&cell);
     let agent = cell.start(&[]);
     let mut client = agent.connect();
-    client.send("{'execute':'guest-fsfreeze-freeze'}");
-    cell.writer("/mnt/z/f").wait_until_blocked();
+    hang(&agent, &mut client);
     assert_eq!(client.call("guest-sync-delimited", "{\"id\":9}"), "<FF>{\"return\": 9}");
     assert_eq!(status(&mut client), "\"frozen\"");
     drop(client);
@@ -82,12 +91,9 @@ fn a_thaw_and_a_sync_in_one_write_stop_a_freeze_that_hangs() {
     prepare(&cell);
     let agent = cell.start(&[]);
     let mut client = agent.connect();
-    client.send("{'execute':'guest-fsfreeze-freeze'}");
-    let mut z = cell.writer("/mnt/z/f");
-    z.wait_until_blocked();
-    client.send(
-        "{'execute':'guest-fsfreeze-thaw'}{'execute':'guest-sync','arguments':{'id':3}}",
-    );
+    hang(&agent, &mut client);
+    let mut z = cell.blocked_writer("/mnt/z/f");
+    client.send("{'execute':'guest-fsfreeze-thaw'}{'execute':'guest-sync','arguments':{'id':3}}");
     assert_eq!(client.line(), "{\"return\": 3}");
     z.wait_until_done();
     cell.sh("fsfreeze -u $OUTER/lower");
@@ -100,8 +106,7 @@ fn an_agent_killed_while_its_freeze_hangs_leaves_the_channel_to_the_next_one() {
     prepare(&cell);
     let mut agent = cell.start(&[]);
     let mut client = agent.connect();
-    client.send("{'execute':'guest-fsfreeze-freeze'}");
-    cell.writer("/mnt/z/f").wait_until_blocked();
+    hang(&agent, &mut client);
     let _ = agent.child.kill();
     // The thread in the kernel outlives the kill, but it does not hold the channel.
     assert_eq!(client.rest(), b"");

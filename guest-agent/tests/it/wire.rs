@@ -16,54 +16,69 @@ fn errors_of_envelope_and_arguments() {
     let agent = bed.start();
     let mut client = agent.connect();
     let cases = [
-        ("{'execute':'guest-foo'}", error(
-            "CommandNotFound",
-            "The command guest-foo has not been found",
-        )),
+        (
+            "{'execute':'guest-foo'}",
+            error("CommandNotFound", "The command guest-foo has not been found"),
+        ),
         ("[1,2]", generic("QMP input must be a JSON object")),
         ("12 ", generic("QMP input must be a JSON object")),
         ("true ", generic("QMP input must be a JSON object")),
         ("'abc'", generic("QMP input must be a JSON object")),
         ("{}", generic("QMP input lacks member 'execute'")),
         ("{'execute':1}", generic("QMP input member 'execute' must be a string")),
-        ("{'execute':'guest-ping','arguments':[]}", generic(
-            "QMP input member 'arguments' must be an object",
-        )),
-        ("{'execute':'guest-ping','arguments':null}", generic(
-            "QMP input member 'arguments' must be an object",
-        )),
-        ("{'execute':'guest-ping','control':{}}", generic(
-            "QMP input member 'control' is unexpected",
-        )),
-        ("{'execute':'guest-ping','arguments':{'foo':1}}", generic(
-            "Parameter 'foo' is unexpected",
-        )),
+        (
+            "{'execute':'guest-ping','arguments':[]}",
+            generic("QMP input member 'arguments' must be an object"),
+        ),
+        (
+            "{'execute':'guest-ping','arguments':null}",
+            generic("QMP input member 'arguments' must be an object"),
+        ),
+        (
+            "{'execute':'guest-ping','control':{}}",
+            generic("QMP input member 'control' is unexpected"),
+        ),
+        (
+            "{'execute':'guest-ping','arguments':{'foo':1}}",
+            generic("Parameter 'foo' is unexpected"),
+        ),
         ("{'execute':'guest-sync'}", generic("Parameter 'id' is missing")),
-        ("{'execute':'guest-sync','arguments':{'id':'x'}}", generic(
-            "Invalid parameter type for 'id', expected: integer",
-        )),
-        ("{'execute':'guest-sync','arguments':{'id':1.0}}", generic(
-            "Invalid parameter type for 'id', expected: integer",
-        )),
-        ("{'execute':'guest-sync','arguments':{'id':9223372036854775808}}", generic(
-            "Invalid parameter type for 'id', expected: integer",
-        )),
-        ("{'execute':'guest-file-open','arguments':{'path':null}}", generic(
-            "Invalid parameter type for 'path', expected: string",
-        )),
-        ("{'execute':'guest-file-seek','arguments':{'handle':1,'offset':0,'whence':'foo'}}",
-            generic("Parameter 'whence' does not accept value 'foo'")),
-        ("{'execute':'guest-file-seek','arguments':{'handle':1,'offset':0,'whence':[]}}",
-            generic("Invalid parameter type for 'whence', expected: GuestFileWhence")),
-        ("{'execute':'guest-fsfreeze-freeze-list','arguments':{'mountpoints':[1]}}", generic(
-            "Invalid parameter type for 'mountpoints[0]', expected: string",
-        )),
-        ("{'execute':'guest-shutdown','arguments':{'mode':'x'}}", generic(
-            "mode is invalid (valid values are: halt|powerdown|reboot",
-        )),
-        ("{'execute':'guest-file-close','arguments':{'handle':5}}", generic(
-            "handle '5' has not been found",
-        )),
+        (
+            "{'execute':'guest-sync','arguments':{'id':'x'}}",
+            generic("Invalid parameter type for 'id', expected: integer"),
+        ),
+        (
+            "{'execute':'guest-sync','arguments':{'id':1.0}}",
+            generic("Invalid parameter type for 'id', expected: integer"),
+        ),
+        (
+            "{'execute':'guest-sync','arguments':{'id':9223372036854775808}}",
+            generic("Invalid parameter type for 'id', expected: integer"),
+        ),
+        (
+            "{'execute':'guest-file-open','arguments':{'path':null}}",
+            generic("Invalid parameter type for 'path', expected: string"),
+        ),
+        (
+            "{'execute':'guest-file-seek','arguments':{'handle':1,'offset':0,'whence':'foo'}}",
+            generic("Parameter 'whence' does not accept value 'foo'"),
+        ),
+        (
+            "{'execute':'guest-file-seek','arguments':{'handle':1,'offset':0,'whence':[]}}",
+            generic("Invalid parameter type for 'whence', expected: GuestFileWhence"),
+        ),
+        (
+            "{'execute':'guest-fsfreeze-freeze-list','arguments':{'mountpoints':[1]}}",
+            generic("Invalid parameter type for 'mountpoints[0]', expected: string"),
+        ),
+        (
+            "{'execute':'guest-shutdown','arguments':{'mode':'x'}}",
+            generic("mode is invalid (valid values are: halt|powerdown|reboot"),
+        ),
+        (
+            "{'execute':'guest-file-close','arguments':{'handle':5}}",
+            generic("handle '5' has not been found"),
+        ),
     ];
     for (request, answer) in cases {
         assert_eq!(client.ask(request), answer, "{request}");
