@@ -114,8 +114,9 @@ fn an_agent_killed_while_its_freeze_hangs_leaves_the_channel_to_the_next_one() {
     let next = cell.start(&[]);
     let mut client = next.connect();
     assert_eq!(status(&mut client), "\"frozen\"");
+    // Either its own FITHAW hangs behind that thread, or the thread has yet to come that far.
     let thaw = client.error("guest-fsfreeze-thaw", "");
-    assert!(thaw.contains("failed to thaw /mnt/stuck: busy in the kernel"), "{thaw}");
+    assert!(thaw.contains("busy in the kernel"), "{thaw}");
     cell.writer("/mnt/z/f").wait_until_done();
     assert_eq!(status(&mut client), "\"frozen\"");
     cell.sh("fsfreeze -u $OUTER/lower");
