@@ -21,7 +21,6 @@ use rustix::io::Errno;
 
 use crate::channel::{Channel, Read, Write};
 use crate::dispatch::Dispatch;
-use crate::freeze::phase::Phase;
 use crate::{errno, log};
 
 /// What a read may bring at once, to begin with and while large messages come, in bytes.
@@ -136,7 +135,7 @@ impl Session {
                 return Ok(Wants::ToWait);
             }
             match self.channel.read(&mut self.buffer) {
-                Read::Bytes(count) => self.take_in(count, dispatch),
+                Read::Bytes(count) => self.take_in(count),
                 Read::Blocked => self.readable = false,
                 Read::End if self.channel.has_clients() => self.ended = true,
                 Read::End => {
@@ -149,23 +148,12 @@ impl Session {
         Ok(Wants::AnotherTurn)
     }
 
-    fn take_in(&mut self, count: usize, dispatch: &Dispatch) {
+    fn take_in(&mut self, count: usize) {
         // A socket that gives less than it was asked for is empty (epoll(7)), which saves a read;
         // a virtio port gives one of its buffers at a time.
         let emptied = self.channel.has_clients() && count < self.buffer.capacity();
         self.readable = !emptied || self.ending;
-        let buffer = std::mem::take(&mut self.buffer);
-        if dispatch.phase() == Phase::Freezing {
-            // A thaw must start before a sync behind it overtakes it: overtaken, it would wait for
-            // the very freeze that it is to stop.
-            for piece in buffer.split_inclusive(|&byte| byte == b'}') {
-                self.server.feed(piece);
-                self.start_jobs(dispatch);
-            }
-        } else {
-            self.server.feed(&buffer);
-        }
-        self.buffer = buffer;
+        self.server.feed(&self.buffer);
         self.buffer.clear();
         if count == self.buffer.capacity() && count < LARGE_BUFFER {
             self.buffer.reserve_exact(LARGE_BUFFER);
