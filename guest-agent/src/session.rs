@@ -173,7 +173,7 @@ impl Session {
 
     fn write(&mut self, epoll: BorrowedFd<'_>) {
         while self.writable && !self.server.output().is_empty() {
-            match self.channel.write(self.server.output()) {
+            match self.channel.write(self.server.output_slices()) {
                 Write::Bytes(count) => {
                     self.server.consume_output(count);
                     self.large |= count >= SMALL_BUFFER;
@@ -181,8 +181,7 @@ impl Session {
                 Write::Blocked => self.writable = false,
                 Write::Gone => {
                     self.hung_up = self.channel.has_clients();
-                    let waiting = self.server.output().len();
-                    self.server.consume_output(waiting);
+                    self.server.consume_output(usize::MAX);
                 }
             }
         }

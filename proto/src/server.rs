@@ -28,7 +28,7 @@ use crate::command::{
 };
 use crate::error::QgaError;
 use crate::json::{Deframer, Framed};
-use crate::output::Output;
+use crate::output::{Output, SLICES as OUTPUT_SLICES};
 use crate::request::{Envelope, Outcome, Request, write_reply};
 
 /// Requests that may wait; with more the channel is not read.
@@ -203,9 +203,14 @@ impl Server {
         }
     }
 
-    /// What is to be written to the channel next; call again after it was consumed.
+    /// What is to be written to the channel next; ask again after it was consumed.
     pub fn output(&self) -> &[u8] {
-        self.output.front()
+        self.output.slices()[0]
+    }
+
+    /// The same for a vectored write: up to three pieces, in order; those behind the last are empty.
+    pub fn output_slices(&self) -> [&[u8]; OUTPUT_SLICES] {
+        self.output.slices()
     }
 
     /// `count` bytes of the output were written.
