@@ -70,7 +70,7 @@ impl Wire {
 }
 
 /// What an agent that echoes no ids answers to the syncs in front of commands.
-fn fences(written: &str) -> Vec<String> {
+pub(crate) fn fences(written: &str) -> Vec<String> {
     let sync = "\"guest-sync-delimited\",\"arguments\":{\"id\":";
     let numbers = written.split(sync).skip(1).map(|rest| rest.split('}').next().unwrap());
     numbers.map(|number| format!("{{\"return\": {number}}}\n")).collect()
