@@ -42,6 +42,8 @@ pub(crate) struct Session {
     readable: bool,
     writable: bool,
     watching_writing: bool,
+    /// The end of input is in sight, but not yet read.
+    ending: bool,
     ended: bool,
     hung_up: bool,
     buffer: Vec<u8>,
@@ -69,6 +71,7 @@ impl Session {
             readable: false,
             writable: true,
             watching_writing: false,
+            ending: false,
             ended: false,
             hung_up: false,
             buffer: Vec::with_capacity(SMALL_BUFFER),
@@ -84,6 +87,7 @@ impl Session {
             return;
         }
         let hang_up = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+        self.ending |= hang_up || flags.contains(EventFlags::RDHUP);
         self.hung_up |= hang_up && self.channel.has_clients();
         self.readable |= hang_up || flags.intersects(EventFlags::IN | EventFlags::RDHUP);
         self.writable |= hang_up || flags.contains(EventFlags::OUT);
@@ -145,6 +149,10 @@ impl Session {
     }
 
     fn take_in(&mut self, count: usize) {
+        // A socket that gives less than it was asked for is empty (epoll(7)), which saves a read;
+        // a virtio port gives one of its buffers at a time.
+        let emptied = self.channel.has_clients() && count < self.buffer.capacity();
+        self.readable = !emptied || self.ending;
         self.server.feed(&self.buffer);
         self.buffer.clear();
         if count == self.buffer.capacity() && count < LARGE_BUFFER {
@@ -165,7 +173,7 @@ impl Session {
 
     fn write(&mut self, epoll: BorrowedFd<'_>) {
         while self.writable && !self.server.output().is_empty() {
-            match self.channel.write(self.server.output()) {
+            match self.channel.write(self.server.output_slices()) {
                 Write::Bytes(count) => {
                     self.server.consume_output(count);
                     self.large |= count >= SMALL_BUFFER;
@@ -173,8 +181,7 @@ impl Session {
                 Write::Blocked => self.writable = false,
                 Write::Gone => {
                     self.hung_up = self.channel.has_clients();
-                    let waiting = self.server.output().len();
-                    self.server.consume_output(waiting);
+                    self.server.consume_output(usize::MAX);
                 }
             }
         }
@@ -211,6 +218,7 @@ impl Session {
         self.readable = false;
         self.writable = true;
         self.watching_writing = false;
+        self.ending = false;
         self.ended = false;
         self.hung_up = false;
     }

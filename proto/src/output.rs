@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 /// Replies up to this size are gathered into one segment; larger ones are their own.
 const SEGMENT: usize = 64 << 10;
+/// A large reply is three segments: what stands before it, itself, and what stands behind.
+pub(crate) const SLICES: usize = 3;
 
 /// A queue of bytes.
 #[derive(Debug, Default)]
@@ -21,24 +23,34 @@ impl Output {
         self.len
     }
 
-    /// The next bytes to write; empty when none wait.
-    pub(crate) fn front(&self) -> &[u8] {
-        self.segments.front().map_or(&[], |segment| &segment[self.written..])
+    /// The next bytes to write, in order: what one vectored write can take. All are empty when
+    /// none wait.
+    pub(crate) fn slices(&self) -> [&[u8]; SLICES] {
+        let mut slices: [&[u8]; SLICES] = [&[]; SLICES];
+        for (slice, segment) in slices.iter_mut().zip(&self.segments) {
+            *slice = segment;
+        }
+        slices[0] = &slices[0][self.written..];
+        slices
     }
 
     /// `count` bytes from the front were written.
     pub(crate) fn consume(&mut self, count: usize) {
-        let Some(first) = self.segments.front_mut() else { return };
-        let count = count.min(first.len() - self.written);
-        self.written += count;
-        self.len -= count;
-        if self.written == first.len() {
+        let mut left = count.min(self.len);
+        self.len -= left;
+        while let Some(first) = self.segments.front_mut() {
+            if left < first.len() - self.written {
+                self.written += left;
+                return;
+            }
+            left -= first.len() - self.written;
             self.written = 0;
             let small = first.capacity() <= SEGMENT;
             first.clear();
-            if self.segments.len() > 1 || !small {
-                self.segments.pop_front();
+            if self.segments.len() == 1 && small {
+                return;
             }
+            self.segments.pop_front();
         }
     }
 
@@ -80,12 +92,13 @@ mod tests {
     fn drain(output: &mut Output, step: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while output.len() > 0 {
-            let count = step.min(output.front().len());
+            let next = output.slices().concat();
+            let count = step.min(next.len());
             assert!(count > 0);
-            all.extend_from_slice(&output.front()[..count]);
+            all.extend_from_slice(&next[..count]);
             output.consume(count);
         }
-        assert!(output.front().is_empty());
+        assert!(output.slices().concat().is_empty());
         all
     }
 
@@ -110,7 +123,7 @@ mod tests {
         for _ in 0..100 {
             output.push(b"{\"return\": {}}\n".to_vec());
         }
-        assert_eq!(output.front().len(), output.len());
+        assert_eq!(output.slices()[0].len(), output.len());
         output.push(vec![0; 1 << 20]);
         drain(&mut output, usize::MAX);
         assert!(output.segments.iter().all(|segment| segment.capacity() <= SEGMENT));

@@ -157,7 +157,7 @@ mod tests {
         let mut out = Output::default();
         let error = envelope.content.map(|(info, _)| info.name).unwrap_err();
         write_reply(&mut out, Outcome::Error(error), envelope.id.as_deref());
-        String::from_utf8(out.front().to_vec()).unwrap()
+        String::from_utf8(out.slices().concat()).unwrap()
     }
 
     #[test]
@@ -199,6 +199,6 @@ mod tests {
         write_reply(&mut out, Outcome::empty(), None);
         write_reply(&mut out, Outcome::value(&7), Some(b"\"x\""));
         write_reply(&mut out, Outcome::Silent, Some(b"1"));
-        assert_eq!(out.front(), b"{\"return\": {}}\n{\"return\": 7, \"id\": \"x\"}\n");
+        assert_eq!(out.slices().concat(), b"{\"return\": {}}\n{\"return\": 7, \"id\": \"x\"}\n");
     }
 }

@@ -14,17 +14,21 @@
 //! ```
 //!
 //! * A command starts when everything before it is done, except `guest-fsfreeze-thaw`, which
-//!   starts at once: it must be able to stop a freeze that hangs.
+//!   starts at once: it must be able to stop a freeze that hangs. It does not pass a freeze that has
+//!   not started, which would then have nobody to thaw it.
 //! * Commands that were overtaken still run, in order, without a reply: whoever sent them
 //!   meant them. Those that may run while frozen do not wait for them.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::command::{Command, CommandInfo, GuestFsfreezeThaw, GuestSyncDelimited};
+use crate::command::{
+    Command, CommandInfo, GuestFsfreezeFreeze, GuestFsfreezeFreezeList, GuestFsfreezeThaw,
+    GuestSyncDelimited,
+};
 use crate::error::QgaError;
 use crate::json::{Deframer, Framed};
-use crate::output::Output;
+use crate::output::{Output, SLICES as OUTPUT_SLICES};
 use crate::request::{Envelope, Outcome, Request, write_reply};
 
 /// Requests that may wait; with more the channel is not read.
@@ -141,14 +145,16 @@ impl Server {
         self.let_sync_overtake(now);
         let stalled = self.output.len() >= MAX_OUTPUT;
         let idle = self.abandoned.is_empty();
-        if idle
-            && !stalled
-            && self.deferred.front().is_some_and(|(_, info, _)| may_start(info))
-            && let Some((ticket, info, request)) = self.deferred.pop_front()
-        {
-            self.queued_bytes -= request.size();
-            self.abandoned.push(ticket);
-            return Some(Job { ticket, info, request });
+        let mut freeze_waits = false;
+        for (at, (_, info, _)) in self.deferred.iter().enumerate() {
+            let in_turn = at == 0 && idle && !stalled;
+            if (in_turn || is_thaw(info) && !freeze_waits) && may_start(info) {
+                let (ticket, info, request) = self.deferred.remove(at)?;
+                self.queued_bytes -= request.size();
+                self.abandoned.push(ticket);
+                return Some(Job { ticket, info, request });
+            }
+            freeze_waits |= is_freeze(info);
         }
         let nothing_overtaken = idle && self.deferred.is_empty();
         let mut all_done = true;
@@ -158,14 +164,14 @@ impl Server {
                 continue;
             };
             let in_turn = all_done && !stalled && (nothing_overtaken || info.allowed_while_frozen);
-            let urgent = info.name == GuestFsfreezeThaw::INFO.name;
-            if (in_turn || urgent) && may_start(info) {
+            if (in_turn || is_thaw(info) && !freeze_waits) && may_start(info) {
                 let started = State::Running(info, now);
                 if let State::Queued(_, request) = std::mem::replace(&mut entry.state, started) {
                     self.queued_bytes -= request.size();
                     return Some(Job { ticket: entry.ticket, info, request });
                 }
             }
+            freeze_waits |= is_freeze(info);
             all_done = false;
         }
         None
@@ -197,9 +203,14 @@ impl Server {
         }
     }
 
-    /// What is to be written to the channel next; call again after it was consumed.
+    /// What is to be written to the channel next; ask again after it was consumed.
     pub fn output(&self) -> &[u8] {
-        self.output.front()
+        self.output.slices()[0]
+    }
+
+    /// The same for a vectored write: up to three pieces, in order; those behind the last are empty.
+    pub fn output_slices(&self) -> [&[u8]; OUTPUT_SLICES] {
+        self.output.slices()
     }
 
     /// `count` bytes of the output were written.
@@ -262,4 +273,12 @@ impl Server {
             }
         }
     }
+}
+
+fn is_thaw(info: &CommandInfo) -> bool {
+    info.name == GuestFsfreezeThaw::INFO.name
+}
+
+fn is_freeze(info: &CommandInfo) -> bool {
+    info.name == GuestFsfreezeFreeze::INFO.name || info.name == GuestFsfreezeFreezeList::INFO.name
 }

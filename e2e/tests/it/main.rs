@@ -3,6 +3,8 @@
 //! Each test boots one guest and runs a topic in it, once with our agent and once with Debian's.
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod guests;
@@ -22,3 +24,5 @@ mod rest_restart;
 mod scenario;
 #[cfg(test)]
 mod snippets;
+#[cfg(test)]
+mod transcript;

@@ -56,6 +56,21 @@ impl FromRequestParts<App> for NoQuery {
     }
 }
 
+/// A query with the parameters that `T` knows and no others.
+#[derive(Debug)]
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        match axum::extract::Query::try_from_uri(&parts.uri) {
+            Ok(axum::extract::Query(query)) => Ok(Self(query)),
+            Err(error) => Err(Problem::bad_request(format!("{}.", error.body_text()))),
+        }
+    }
+}
+
 /// A JSON object as the body, at most `LIMIT` bytes. An empty body stands for `{}`.
 ///
 /// Nesting is bounded by `serde_json` (128 levels), and unknown members are refused by the
@@ -168,5 +183,17 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Pr
             Code::RequestTimeout,
             format!("The request's body did not arrive within {} s.", BODY_TIMEOUT.as_secs()),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let never = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        let problem = read(&HeaderMap::new(), Body::from_stream(never), 10).await.unwrap_err();
+        assert!(format!("{problem:?}").contains("RequestTimeout"), "{problem:?}");
     }
 }

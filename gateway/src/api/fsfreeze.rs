@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::caller::{Caller, Vm};
 use super::document::{CALL_PROBLEMS, FREEZE_PROBLEMS, LEASE_PROBLEMS};
 use super::error::{Code, Problem, guest};
-use super::extract::{Json, NoBody, NoQuery, Path};
+use super::extract::{Json, NoBody, NoQuery, Path, Query};
 use super::freezes::RenewRequest;
 use super::lease::{IfMatch, LeaseBody, PolicyBody};
 use crate::config::Limits;
@@ -217,6 +217,14 @@ pub(super) async fn renew_fsfreeze(
     body.renew(&caller, &lease).await.map(Answer)
 }
 
+/// Which thaws are meant.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ThawQuery {
+    #[serde(default)]
+    force: bool,
+}
+
 /// Thaw a VM
 ///
 /// Answers when the guest says that it has thawed, with the verdict. After the lease has ended it
@@ -227,6 +235,7 @@ pub(super) async fn renew_fsfreeze(
     tag = "freeze",
     params(
         ("id" = String, Path, description = "The VM.", example = "web-1"),
+        ("force" = Option<bool>, Query, description = "Thaw also what was not frozen through this gateway, or before it was restarted. The answer is a lease that has ended, with the cause `forced`."),
         ("if-match" = Option<String>, Header, description = "The lease that must be the active one, in quotes."),
     ),
     responses((status = 200, description = "Thawed: the lease with its verdict.", body = LeaseBody)),
@@ -239,11 +248,18 @@ pub(super) async fn renew_fsfreeze(
 pub(super) async fn thaw_fsfreeze(
     caller: Caller,
     Path(id): Path<String>,
-    _: NoQuery,
+    Query(query): Query<ThawQuery>,
     if_match: IfMatch,
     _: NoBody,
 ) -> Result<Answer<LeaseBody>, Problem> {
     let vm = caller.vm(&id, Right::Freeze)?;
+    if query.force && caller.app().leases.active_on(vm.handle.id()).is_none() {
+        caller.authorise(vm.handle.id(), Right::FreezeForce)?;
+        caller.sends(THAW.name);
+        let owner = caller.principal().clone();
+        let thawed = caller.app().leases.force_thaw(&vm.handle, owner).await;
+        return thawed.map(|l| Answer(l.into())).map_err(|e| failed(&caller, &vm, THAW, e));
+    }
     let lease = lease_of(&caller, &vm, &if_match)?;
     super::freezes::thaw(&caller, &lease).await.map(Answer)
 }
@@ -264,8 +280,8 @@ fn lease_of(caller: &Caller, vm: &Vm, if_match: &IfMatch) -> Result<Lease, Probl
         return Err(Problem::new(
             Code::LeaseConflict,
             format!(
-                "VM \"{id}\" is frozen, but not by a lease of this gateway: whoever froze it must \
-                 thaw it."
+                "VM \"{id}\" is frozen, but not by a lease of this gateway: whoever froze it should \
+                 thaw it. If nobody will: DELETE /vms/{id}/fsfreeze?force=true."
             ),
         )
         .vm(id));

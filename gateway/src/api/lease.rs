@@ -55,6 +55,8 @@ mirror! {
         External,
         /// The gateway was stopped.
         Shutdown,
+        /// Somebody asked to thaw what was not frozen through this gateway.
+        Forced,
     }
 }
 

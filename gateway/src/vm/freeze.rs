@@ -151,6 +151,36 @@ impl Leases {
         let limits = &self.0.settings.limits;
         within("ttl", request.ttl, limits.ttl_max)?;
         within("freeze_timeout", request.freeze_timeout, limits.freeze_timeout_max)?;
+        let guardian = self.open(vm, request, owner, LeaseState::Freezing)?;
+        let (started, outcome) = oneshot::channel();
+        tokio::spawn(guardian.run(started));
+        outcome.await.unwrap_or_else(|_| Err(torn_down()))
+    }
+
+    /// Thaws a VM that was not frozen through this gateway. What remains is a lease that has ended,
+    /// for the record.
+    pub async fn force_thaw(&self, vm: &VmHandle, owner: Principal) -> Result<Lease, FreezeError> {
+        let request = FreezeRequest {
+            ttl: Duration::ZERO,
+            freeze_timeout: Duration::ZERO,
+            mountpoints: None,
+            policy: Policy::BestEffort,
+            label: None,
+        };
+        let guardian = self.open(vm, request, owner, LeaseState::Thawing)?;
+        let (started, outcome) = oneshot::channel();
+        tokio::spawn(guardian.run_forced(started));
+        outcome.await.unwrap_or_else(|_| Err(torn_down()))
+    }
+
+    /// Enters a lease into the table, with the guardian that is to see to it.
+    fn open(
+        &self,
+        vm: &VmHandle,
+        request: FreezeRequest,
+        owner: Principal,
+        state: LeaseState,
+    ) -> Result<Guardian, FreezeError> {
         let id = LeaseId::random().map_err(|e| {
             let reason = format!("no random numbers for a lease id: {e}");
             FreezeError::Call(CallError::Interrupted { reason })
@@ -162,7 +192,7 @@ impl Leases {
             owner,
             label: request.label.clone(),
             policy: request.policy,
-            state: LeaseState::Freezing,
+            state,
             filesystems: None,
             skipped: Vec::new(),
             ttl: request.ttl,
@@ -180,10 +210,7 @@ impl Leases {
         // Callers of one lease are few; a full channel makes them wait, not the guardian.
         let (control, commands) = mpsc::channel(8);
         self.0.insert(lease, control)?;
-        let (started, outcome) = oneshot::channel();
-        let guardian = Guardian::new(self.0.clone(), vm.clone(), id, request, commands);
-        tokio::spawn(guardian.run(started));
-        outcome.await.unwrap_or_else(|_| Err(torn_down()))
+        Ok(Guardian::new(self.0.clone(), vm.clone(), id, request, commands))
     }
 
     /// All leases, oldest first.

@@ -174,6 +174,8 @@ names! {
         External = "external",
         /// The gateway was stopped.
         Shutdown = "shutdown",
+        /// Somebody asked to thaw what was not frozen through this gateway.
+        Forced = "forced",
     }
 
     /// Whether the filesystems stood still from freeze to thaw.

@@ -7,6 +7,7 @@
 mod unix_listen;
 mod virtio_serial;
 
+use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
@@ -110,10 +111,15 @@ impl Channel {
     }
 
     /// Writes as much as the channel takes at once.
-    pub(crate) fn write(&self, bytes: &[u8]) -> Write {
+    pub(crate) fn write<const N: usize>(&self, pieces: [&[u8]; N]) -> Write {
         let Some(stream) = self.stream() else { return Write::Gone };
+        let pieces = pieces.map(IoSlice::new);
+        // A reply is mostly one piece, and that costs less to write by itself.
+        let single = pieces.iter().skip(1).all(|piece| piece.is_empty());
         loop {
-            return match io::write(stream, bytes) {
+            let written =
+                if single { io::write(stream, &pieces[0]) } else { io::writev(stream, &pieces) };
+            return match written {
                 Ok(n) => Write::Bytes(n),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Write::Blocked,

@@ -1,8 +1,8 @@
 //! JSON as QEMU speaks it.
 //!
-//! Requests are lexed once, while they arrive ([`lexer`], [`deframer`]); the tokens are
-//! checked against the grammar ([`text`]) and then read straight into argument types
-//! ([`arguments`]) with the error texts that clients know. Answers leave through [`write`],
+//! Requests are lexed once, while they arrive (`lexer`, `deframer`); the tokens are
+//! checked against the grammar (`text`) and then read straight into argument types
+//! (`arguments`) with the error texts that clients know. Answers leave through `write`,
 //! which prints as QEMU prints.
 //!
 //! The dialect: single-quoted strings and `\'`, no trailing commas, no duplicate keys, no raw

@@ -92,6 +92,38 @@ fn a_thaw_starts_at_once_and_answers_in_its_turn() {
 }
 
 #[test]
+fn a_thaw_does_not_pass_a_freeze_that_has_not_started() {
+    let (mut server, now) = (Server::new(), Instant::now());
+    for name in ["guest-file-open", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"] {
+        server.feed(&request(name, name));
+    }
+    let mut jobs = start(&mut server, now);
+    assert_eq!(names(&jobs), ["guest-file-open"]);
+    // Nor when all three were given up.
+    server.feed(&request("guest-sync", "sync"));
+    jobs.extend(start(&mut server, now + Duration::from_secs(1)));
+    assert_eq!(names(&jobs), ["guest-file-open", "guest-sync"]);
+    finish(&mut server, &mut jobs, "guest-file-open");
+    jobs.extend(start(&mut server, now));
+    assert_eq!(names(&jobs), ["guest-sync", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"]);
+}
+
+#[test]
+fn a_thaw_that_a_sync_overtook_starts_at_once_all_the_same() {
+    let (mut server, now) = (Server::new(), Instant::now());
+    for name in ["guest-fsfreeze-freeze", "guest-file-open", "guest-fsfreeze-thaw", "guest-sync"] {
+        server.feed(&request(name, name));
+    }
+    let mut jobs = start(&mut server, now);
+    assert_eq!(names(&jobs), ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-sync"]);
+    for name in ["guest-fsfreeze-thaw", "guest-fsfreeze-freeze", "guest-sync"] {
+        finish(&mut server, &mut jobs, name);
+    }
+    assert_eq!(replies(&mut server), ["guest-sync"]);
+    assert_eq!(names(&start(&mut server, now)), ["guest-file-open"]);
+}
+
+#[test]
 fn a_short_command_loses_its_reply_only_when_it_is_stuck() {
     let (mut server, now) = (Server::new(), Instant::now());
     server.feed(&[request("guest-file-read", "read"), request("guest-sync", "sync")].concat());

@@ -25,6 +25,21 @@ pub(super) struct Thawed {
 }
 
 impl Guardian {
+    /// Thaws what was not frozen through this gateway. `started` is told how it went; no lease
+    /// remains if nothing was sent, or the guest refused.
+    pub(in crate::vm) async fn run_forced(mut self, started: Reply) {
+        match self.attempt(ThawCause::Forced).await {
+            Ok(thawed) => self.finish(ThawCause::Forced, thawed, vec![started]),
+            Err(error) if error.outcome_unknown() => {
+                self.thaw(ThawCause::Forced, vec![started]).await;
+            }
+            Err(error) => {
+                self.table.remove(&self.id);
+                let _ = started.send(Err(FreezeError::Call(error)));
+            }
+        }
+    }
+
     /// Thaws until the guest says that it is thawed.
     pub(super) async fn thaw(&mut self, mut cause: ThawCause, mut waiting: Vec<Reply>) {
         self.table.update(&self.id, |lease| {

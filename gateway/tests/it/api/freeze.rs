@@ -116,6 +116,16 @@ async fn a_frozen_vm_is_not_frozen_again_and_a_foreign_freeze_is_left_alone() {
     assert!(gateway.agent.is_frozen());
     let status = gateway.ask("GET", "/vms/vm/fsfreeze").send().await.expect(200);
     assert_eq!((&status["status"], &status["lease"]), (&json!("frozen"), &json!(null)));
+    // Only whoever insists thaws it.
+    let plain = gateway.ask("DELETE", "/vms/vm/fsfreeze").send().await;
+    let problem = plain.problem(409, "lease_conflict");
+    assert!(problem["detail"].as_str().unwrap().contains("?force=true"), "{problem}");
+    gateway.ask("DELETE", "/vms/vm/fsfreeze?forced=1").send().await.problem(400, "bad_request");
+    assert!(gateway.agent.is_frozen());
+    let forced = gateway.ask("DELETE", "/vms/vm/fsfreeze?force=true").send().await.expect(200);
+    assert!(!gateway.agent.is_frozen());
+    assert_eq!((&forced["state"], &forced["thaw_cause"]), (&json!("thawed"), &json!("forced")));
+    assert_eq!(forced["verdict"], "unknown", "nobody knows since when it was frozen");
 }
 
 #[tokio::test]

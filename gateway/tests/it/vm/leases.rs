@@ -158,6 +158,26 @@ async fn frozen_by_somebody_else_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_forced_thaw_is_kept_on_record_and_a_refused_one_is_not() {
+    let frame = Frame::ready().await;
+    frame.guest.change(|truth| (truth.frozen, truth.held) = (true, 3));
+    let owner = Principal::new("token:test");
+    frame.guest.rule(|name| match name {
+        "guest-fsfreeze-thaw" => Act::Answer(Outcome::Error(QgaError::generic("not now"))),
+        _ => Act::Normal,
+    });
+    let error = frame.leases.force_thaw(&frame.vm, owner.clone()).await.expect_err("refused");
+    assert!(matches!(error, FreezeError::Call(CallError::Agent(_))), "{error}");
+    assert!(frame.guest.truth().frozen && frame.leases.list().is_empty());
+
+    frame.guest.rule(|_| Act::Normal);
+    let lease = frame.leases.force_thaw(&frame.vm, owner).await.expect("thaws");
+    assert_eq!((lease.state, lease.thaw_cause), (LeaseState::Thawed, Some(ThawCause::Forced)));
+    assert!(frame.leases.active_on(frame.vm.id()).is_none());
+    frame.ends(&lease.id).await;
+}
+
+#[tokio::test]
 async fn fewer_than_required_are_thawed_again_and_best_effort_says_so() {
     let frame = Frame::ready().await;
     let some = ["/", "/srv", "/srv", "/mnt"];
