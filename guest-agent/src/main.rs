@@ -4,16 +4,21 @@
 //! may block run on workers, and what freezes runs in the [`freeze`] engine.
 
 mod agent;
+mod bounded;
 mod channel;
 mod daemon;
 mod dispatch;
 mod errno;
 mod files;
 mod freeze;
+#[cfg(test)]
+mod fuzz;
 mod handler;
 mod helper;
 mod log;
+mod memory_blocks;
 mod options;
+mod processors;
 mod session;
 mod start;
 mod state;
