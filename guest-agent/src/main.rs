@@ -17,6 +17,7 @@ mod handler;
 mod helper;
 mod log;
 mod memory_blocks;
+mod network;
 mod options;
 mod processors;
 mod session;
