@@ -5,6 +5,7 @@
 
 mod agent;
 mod bounded;
+mod calendar;
 mod channel;
 mod daemon;
 mod dispatch;
@@ -19,11 +20,14 @@ mod log;
 mod memory_blocks;
 mod network;
 mod options;
+mod os_release;
 mod processors;
 mod session;
 mod start;
 mod state;
 mod sys;
+mod timezone;
+mod users;
 mod worker;
 
 use std::io::Write as _;
