@@ -15,6 +15,7 @@ mod freeze;
 #[cfg(test)]
 mod fuzz;
 mod handler;
+mod hardware_clock;
 mod helper;
 mod log;
 mod memory_blocks;
