@@ -26,6 +26,7 @@ mod processors;
 mod session;
 mod start;
 mod state;
+mod suspend;
 mod sys;
 mod timezone;
 mod users;
