@@ -22,25 +22,38 @@ const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// Runs a program to its end. `action` completes the sentence "child process has failed to …".
 pub(crate) fn run(command: &[&str], action: &str, patience: Duration) -> Result<(), QgaError> {
-    let (program, arguments) =
-        command.split_first().ok_or_else(|| QgaError::generic("no program"))?;
     let failed =
         |text: &str| QgaError::generic(format!("child process has failed to {action}: {text}"));
-    let (output, writer) = std::io::pipe().map_err(|e| failed(&errno::of(&e)))?;
-    let errors = writer.try_clone().map_err(|e| failed(&errno::of(&e)))?;
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(writer).stderr(errors);
-    let child = sys::process::in_own_session(&mut command).spawn();
-    // The command holds the writing end, and the output would never end.
-    drop(command);
-    let mut child =
-        child.map_err(|e| failed(&format!("failed to exec '{program}': {}", errno::of(&e))))?;
-
-    let (status, text) = watch(&mut child, output, patience).map_err(|e| failed(&errno::of(&e)))?;
+    let ended = match start(command) {
+        Ok((mut child, output)) => watch(&mut child, output, patience),
+        Err(e) => {
+            let program = command.first().copied().unwrap_or_default();
+            return Err(failed(&format!("failed to exec '{program}': {}", errno::of(&e))));
+        }
+    };
+    let (status, text) = ended.map_err(|e| failed(&errno::of(&e)))?;
     let Some(status) = status else {
         return Err(failed(&format!("no end after {} s", patience.as_secs())));
     };
     verdict(status, &text, &failed)
+}
+
+/// Runs a program for its exit code alone. There is none when it cannot be started, is killed, or
+/// does not end in time.
+pub(crate) fn exit_code(command: &[&str], patience: Duration) -> Option<i32> {
+    let (mut child, output) = start(command).ok()?;
+    let (status, _) = watch(&mut child, output, patience).ok()?;
+    status?.code()
+}
+
+fn start(command: &[&str]) -> std::io::Result<(Child, std::io::PipeReader)> {
+    let (program, arguments) = command.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let (output, writer) = std::io::pipe()?;
+    let errors = writer.try_clone()?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(writer).stderr(errors);
+    // The command holds the writing end; it goes here, or the output would never end.
+    Ok((sys::process::in_own_session(&mut command).spawn()?, output))
 }
 
 fn verdict(
@@ -132,6 +145,14 @@ mod tests {
         let missing = run(&["/nonexistent/x"], "act", LONG).unwrap_err().desc;
         let text = "failed to exec '/nonexistent/x': No such file or directory";
         assert_eq!(missing, format!("child process has failed to act: {text}"));
+    }
+
+    #[test]
+    fn an_exit_code_is_that_of_a_program_that_ended() {
+        let code = |script| exit_code(&["/bin/sh", "-c", script], LONG);
+        assert_eq!((code("exit 0"), code("echo x; exit 3")), (Some(0), Some(3)));
+        assert_eq!((code("kill -9 $$"), exit_code(&["/nonexistent/x"], LONG)), (None, None));
+        assert_eq!(exit_code(&["sleep", "60"], Duration::from_millis(50)), None);
     }
 
     #[test]

@@ -4,20 +4,32 @@
 //! may block run on workers, and what freezes runs in the [`freeze`] engine.
 
 mod agent;
+mod bounded;
+mod calendar;
 mod channel;
 mod daemon;
 mod dispatch;
 mod errno;
 mod files;
 mod freeze;
+#[cfg(test)]
+mod fuzz;
 mod handler;
+mod hardware_clock;
 mod helper;
 mod log;
+mod memory_blocks;
+mod network;
 mod options;
+mod os_release;
+mod processors;
 mod session;
 mod start;
 mod state;
+mod suspend;
 mod sys;
+mod timezone;
+mod users;
 mod worker;
 
 use std::io::Write as _;

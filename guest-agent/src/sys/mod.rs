@@ -9,5 +9,6 @@ pub(crate) mod descriptor;
 pub(crate) mod fsfreeze;
 pub(crate) mod memory;
 pub(crate) mod process;
+pub(crate) mod rtc;
 pub(crate) mod signals;
 pub(crate) mod threads;

@@ -13,7 +13,11 @@ mod freeze;
 #[cfg(test)]
 mod interop;
 #[cfg(test)]
+mod namespace;
+#[cfg(test)]
 mod process;
+#[cfg(test)]
+mod queries;
 #[cfg(test)]
 mod stuck;
 #[cfg(test)]
