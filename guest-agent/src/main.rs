@@ -8,6 +8,7 @@ mod channel;
 mod daemon;
 mod dispatch;
 mod errno;
+mod exec;
 mod files;
 mod freeze;
 mod handler;

@@ -17,6 +17,7 @@ mod session;
 
 use qga_proto::{Outcome, QgaError, Request};
 
+use crate::exec::Ask;
 use crate::files::FileTable;
 use crate::freeze::Order;
 use crate::worker::Run;
@@ -32,6 +33,8 @@ pub(crate) enum Place {
     Queries(Run<()>),
     /// On the worker for helper programs.
     Helpers(Run<()>),
+    /// On the thread that owns the programs that clients start.
+    Programs(Ask),
     /// In the freeze engine; the arguments are read on the poll thread.
     Freezer(fn(&Request) -> Result<Order, QgaError>),
 }

@@ -10,4 +10,5 @@ pub(crate) mod fsfreeze;
 pub(crate) mod memory;
 pub(crate) mod process;
 pub(crate) mod signals;
+pub(crate) mod spawn;
 pub(crate) mod threads;
