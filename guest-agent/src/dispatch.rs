@@ -22,6 +22,8 @@ pub(crate) struct Dispatch {
     files: Worker<FileTable>,
     helpers: Worker<()>,
     queries: Worker<()>,
+    filesystems: Worker<()>,
+    trims: Worker<()>,
     programs: Executor,
     freezer: Freezer,
 }
@@ -38,6 +40,8 @@ impl Dispatch {
             files: Worker::start("file", STACK, files)?,
             helpers: Worker::start("helper", STACK, ())?,
             queries: Worker::start("query", STACK, ())?,
+            filesystems: Worker::start("filesystem", STACK, ())?,
+            trims: Worker::start("trim", STACK, ())?,
             programs: Executor::start()?,
             freezer,
         })
@@ -79,6 +83,8 @@ impl Dispatch {
             }
             Place::Files(run) => self.files.submit(run, request, reply()),
             Place::Queries(run) => self.queries.submit(run, request, reply()),
+            Place::Filesystems(run) => self.filesystems.submit(run, request, reply()),
+            Place::Trims(run) => self.trims.submit(run, request, reply()),
             Place::Helpers(run) => self.helpers.submit(run, request, reply()),
             Place::Programs(ask) => self.programs.submit(ask, request, reply()),
             Place::Freezer(order) => match order(&request) {

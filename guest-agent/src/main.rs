@@ -6,6 +6,7 @@
 mod agent;
 mod channel;
 mod daemon;
+mod disk;
 mod dispatch;
 mod errno;
 mod exec;

@@ -31,6 +31,10 @@ pub(crate) enum Place {
     Files(Run<FileTable>),
     /// On the worker for questions to the kernel, any of which may block.
     Queries(Run<()>),
+    /// On the worker that looks at filesystems and disks, which may never answer.
+    Filesystems(Run<()>),
+    /// On the worker that trims filesystems, which may take minutes.
+    Trims(Run<()>),
     /// On the worker for helper programs.
     Helpers(Run<()>),
     /// On the thread that owns the programs that clients start.

@@ -7,6 +7,8 @@ mod cell;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod disks;
+#[cfg(test)]
 mod exec;
 #[cfg(test)]
 mod files;
