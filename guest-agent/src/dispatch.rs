@@ -6,6 +6,7 @@ use std::sync::Arc;
 use qga_proto::command::CommandInfo;
 use qga_proto::{Job, Outcome, QgaError};
 
+use crate::exec::Executor;
 use crate::files::FileTable;
 use crate::freeze::{Freezer, phase::Phase};
 use crate::handler::{self, Handler, Place, View};
@@ -21,6 +22,9 @@ pub(crate) struct Dispatch {
     files: Worker<FileTable>,
     helpers: Worker<()>,
     queries: Worker<()>,
+    filesystems: Worker<()>,
+    trims: Worker<()>,
+    programs: Executor,
     freezer: Freezer,
 }
 
@@ -36,6 +40,9 @@ impl Dispatch {
             files: Worker::start("file", STACK, files)?,
             helpers: Worker::start("helper", STACK, ())?,
             queries: Worker::start("query", STACK, ())?,
+            filesystems: Worker::start("filesystem", STACK, ())?,
+            trims: Worker::start("trim", STACK, ())?,
+            programs: Executor::start()?,
             freezer,
         })
     }
@@ -76,7 +83,10 @@ impl Dispatch {
             }
             Place::Files(run) => self.files.submit(run, request, reply()),
             Place::Queries(run) => self.queries.submit(run, request, reply()),
+            Place::Filesystems(run) => self.filesystems.submit(run, request, reply()),
+            Place::Trims(run) => self.trims.submit(run, request, reply()),
             Place::Helpers(run) => self.helpers.submit(run, request, reply()),
+            Place::Programs(ask) => self.programs.submit(ask, request, reply()),
             Place::Freezer(order) => match order(&request) {
                 Ok(order) => self.freezer.submit(order, reply()),
                 Err(error) => return Some(Outcome::Error(error)),

@@ -8,8 +8,10 @@ mod bounded;
 mod calendar;
 mod channel;
 mod daemon;
+mod disk;
 mod dispatch;
 mod errno;
+mod exec;
 mod files;
 mod freeze;
 #[cfg(test)]

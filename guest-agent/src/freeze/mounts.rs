@@ -28,9 +28,9 @@ impl Device {
 pub(crate) struct Mount {
     pub(super) id: u64,
     /// `None`: this mount has no block device.
-    pub(super) device: Option<Device>,
+    pub(crate) device: Option<Device>,
     pub(crate) path: PathBuf,
-    pub(super) fs_type: String,
+    pub(crate) fs_type: String,
 }
 
 /// A filesystem that can be frozen, at the first place where it is mounted.
@@ -61,14 +61,20 @@ impl Mounts {
 
     /// What qemu-ga freezes, thaws and trims, in mount order.
     pub(crate) fn targets(&self) -> Vec<Target> {
-        let mut targets: Vec<Target> = Vec::new();
+        let targets = self.on_devices().into_iter();
+        targets.map(|(device, mount)| Target { device, path: mount.path.clone() }).collect()
+    }
+
+    /// The first mount of each block device, in mount order.
+    pub(crate) fn on_devices(&self) -> Vec<(Device, &Mount)> {
+        let mut first: Vec<(Device, &Mount)> = Vec::new();
         for mount in &self.all {
             let Some(device) = mount.device else { continue };
-            if targets.iter().all(|target| target.device != device) {
-                targets.push(Target { device, path: mount.path.clone() });
+            if first.iter().all(|(known, _)| *known != device) {
+                first.push((device, mount));
             }
         }
-        targets
+        first
     }
 
     /// The mount that `path`, which must be free of links, lies on.

@@ -17,6 +17,7 @@ mod session;
 
 use qga_proto::{Outcome, QgaError, Request};
 
+use crate::exec::Ask;
 use crate::files::FileTable;
 use crate::freeze::Order;
 use crate::worker::Run;
@@ -30,8 +31,14 @@ pub(crate) enum Place {
     Files(Run<FileTable>),
     /// On the worker for questions to the kernel, any of which may block.
     Queries(Run<()>),
+    /// On the worker that looks at filesystems and disks, which may never answer.
+    Filesystems(Run<()>),
+    /// On the worker that trims filesystems, which may take minutes.
+    Trims(Run<()>),
     /// On the worker for helper programs.
     Helpers(Run<()>),
+    /// On the thread that owns the programs that clients start.
+    Programs(Ask),
     /// In the freeze engine; the arguments are read on the poll thread.
     Freezer(fn(&Request) -> Result<Order, QgaError>),
 }

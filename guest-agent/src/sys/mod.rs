@@ -7,8 +7,11 @@
 
 pub(crate) mod descriptor;
 pub(crate) mod fsfreeze;
+pub(crate) mod fstrim;
 pub(crate) mod memory;
+pub(crate) mod nvme;
 pub(crate) mod process;
 pub(crate) mod rtc;
 pub(crate) mod signals;
+pub(crate) mod spawn;
 pub(crate) mod threads;

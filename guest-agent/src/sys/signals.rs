@@ -54,6 +54,12 @@ pub(super) fn unblock_all() {
     }
 }
 
+/// Lets children that have ended be waited for, even if whoever started the agent ignored them.
+pub(crate) fn notice_children() {
+    // SAFETY: the default action runs no code.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -125,10 +125,12 @@ impl Client {
 
     /// The next line, without its newline; a sentinel shows as `<FF>`.
     pub(crate) fn line(&mut self) -> String {
+        let mut searched = 0;
         let end = loop {
-            if let Some(end) = self.received.iter().position(|&byte| byte == b'\n') {
-                break end;
+            if let Some(end) = self.received[searched..].iter().position(|&byte| byte == b'\n') {
+                break searched + end;
             }
+            searched = self.received.len();
             let mut buffer = [0; 65536];
             let n = self.stream.read(&mut buffer).expect("an answer in time");
             assert!(n > 0, "the agent closed the connection");

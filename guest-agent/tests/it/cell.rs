@@ -101,9 +101,14 @@ impl Cell {
 
     /// Runs the agent in the cell; the state directory is `/run` unless `more` says otherwise.
     pub(crate) fn start(&self, more: &[&str]) -> Agent {
+        self.start_program("/qga-agent", more)
+    }
+
+    /// The same for another agent, which has to be in the cell with all that it needs.
+    pub(crate) fn start_program(&self, program: &str, more: &[&str]) -> Agent {
         let mut command = self.enter("chroot");
         command.arg(self.dir.path().join("root"));
-        command.args(["/qga-agent", "-m", "unix-listen", "-p", "/run/socket", "-t", "/run"]);
+        command.args([program, "-m", "unix-listen", "-p", "/run/socket", "-t", "/run"]);
         command.args(more).stderr(Stdio::null());
         let agent = Agent::spawn(&mut command, &self.path("/run/socket"));
         self.assert_safe(&agent);

@@ -7,6 +7,10 @@ mod cell;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod disks;
+#[cfg(test)]
+mod exec;
+#[cfg(test)]
 mod files;
 #[cfg(test)]
 mod freeze;

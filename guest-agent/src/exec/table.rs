@@ -1,0 +1,322 @@
+//! All programs that were started, until their results have been fetched.
+//!
+//! ```text
+//!            started           ended, and its output closed        guest-exec-status
+//!   starting ───────▶ running ────────────────────────────▶ finished ──────────────▶ gone
+//!       │ failed                                               │ expired
+//!       ▼                                                      ▼
+//!      gone                                                   gone
+//! ```
+//!
+//! A finished program expires only when its place or its bytes are needed for another one, and
+//! then the one first that has been finished for longest. So programs that nobody asks about
+//! cannot fill the table. If what is finished does not make enough room, a new program is refused;
+//! output beyond what may be held is dropped, and reported as truncated.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use qga_proto::command::{ExecStarted, ExecStatus};
+use qga_proto::{Outcome, QgaError};
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::{self, Errno};
+
+use super::record::{Child, ERRORS, INPUT, OUTPUT, Record};
+use super::{Executor, Limits, Message, Order};
+use crate::worker::Reply;
+use crate::{errno, log, sys};
+
+/// Token of the inbox; programs have their pid in the upper half and the source in the lower.
+const INBOX: u64 = u64::MAX;
+/// The lower half of the token of a program's end; its streams have their numbers.
+const END: usize = 3;
+/// What is read at once.
+const PIECE: usize = 64 << 10;
+/// How often an end is looked for that has no descriptor.
+const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// Bytes of stack of a thread that starts one program.
+const START_STACK: usize = 64 << 10;
+/// What expires with more bytes than this is worth giving back to the kernel.
+const LARGE: usize = 1 << 20;
+
+/// The programs. It belongs to the exec thread.
+pub(crate) struct Programs {
+    executor: Executor,
+    limits: Limits,
+    epoll: OwnedFd,
+    records: BTreeMap<i32, Record>,
+    /// The finished ones, in the order in which they finished.
+    finished: VecDeque<i32>,
+    /// Programs that a thread is starting.
+    starting: usize,
+    /// Bytes held for all of them, those of the input of starting ones included.
+    held: usize,
+    buffer: Vec<u8>,
+}
+
+impl Programs {
+    pub(super) fn new(executor: Executor, limits: Limits) -> std::io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &executor.wake, EventData::new_u64(INBOX), EventFlags::IN)?;
+        Ok(Self {
+            executor,
+            limits,
+            epoll,
+            records: BTreeMap::new(),
+            finished: VecDeque::new(),
+            starting: 0,
+            held: 0,
+            buffer: vec![0; PIECE],
+        })
+    }
+
+    /// Starts a program; the reply follows when that has succeeded or failed.
+    pub(crate) fn start(&mut self, order: Order, reply: Reply) {
+        let bytes = order.input.as_ref().map_or(0, Vec::len);
+        if let Err(error) = self.admit(bytes) {
+            return reply.send(Outcome::Error(error));
+        }
+        self.starting += 1;
+        self.held += bytes;
+        let executor = self.executor.clone();
+        let order = Arc::new(Mutex::new(Some((order, reply))));
+        let take =
+            |order: &Mutex<Option<_>>| order.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let threads = Arc::clone(&order);
+        let thread = std::thread::Builder::new().name("start".into()).stack_size(START_STACK);
+        let spawned = thread.spawn(move || {
+            if let Some((order, reply)) = take(&threads) {
+                executor.started(order.carry_out(), bytes, reply);
+            }
+        });
+        if let Err(e) = spawned
+            && let Some((_, reply)) = take(&order)
+        {
+            let error = QgaError::generic(format!("Failed to fork ({})", errno::of(&e)));
+            self.started(Err(error), bytes, reply);
+        }
+    }
+
+    /// The state of a program; what is finished is given away with it.
+    pub(crate) fn status(&mut self, pid: i64) -> Result<ExecStatus, QgaError> {
+        let pid = i32::try_from(pid).unwrap_or(-1);
+        let Some(record) = self.records.get(&pid) else {
+            return Err(QgaError::generic("PID ld does not exist"));
+        };
+        if !record.is_finished() {
+            return Ok(ExecStatus::default());
+        }
+        self.remove(pid).map(Record::into_status).ok_or_else(|| QgaError::generic("no record"))
+    }
+
+    /// Serves until nobody can send anything any more.
+    pub(super) fn run(mut self, inbox: &Receiver<Message>) {
+        let mut events = Vec::with_capacity(64);
+        while self.turn(inbox, &mut events) {}
+    }
+
+    /// Waits for something to do, and does it.
+    fn turn(&mut self, inbox: &Receiver<Message>, events: &mut Vec<epoll::Event>) -> bool {
+        let unseen = self.records.values().any(|r| r.end.is_none() && r.pidfd.is_none());
+        events.clear();
+        match epoll::wait(&self.epoll, spare_capacity(events), unseen.then_some(&GLANCE)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => {
+                log::critical(format_args!("epoll: {}", errno::text(e)));
+                return false;
+            }
+        }
+        for event in events.iter() {
+            match event.data.u64() {
+                INBOX => self.take_messages(inbox),
+                token => self.attend(token),
+            }
+        }
+        if unseen {
+            self.look_for_ends();
+        }
+        true
+    }
+
+    fn take_messages(&mut self, inbox: &Receiver<Message>) {
+        let _ = io::read(&self.executor.wake, &mut [0_u8; 8]);
+        for message in inbox.try_iter() {
+            match message {
+                Message::Ask(ask, request, reply) => ask(self, &request, reply),
+                Message::Started(result, bytes, reply) => self.started(result, bytes, reply),
+            }
+        }
+    }
+
+    fn started(&mut self, result: Result<Child, QgaError>, bytes: usize, reply: Reply) {
+        self.starting -= 1;
+        let outcome = match result {
+            Ok(child) => {
+                let pid = child.pid.as_raw_nonzero().get();
+                // The number is in use again: nobody can mean the old one any more.
+                self.remove(pid);
+                self.enter(pid, Record::new(child));
+                Outcome::value(&ExecStarted { pid: pid.into() })
+            }
+            Err(error) => {
+                self.held -= bytes;
+                Outcome::Error(error)
+            }
+        };
+        reply.send(outcome);
+    }
+
+    fn enter(&mut self, pid: i32, record: Record) {
+        let sources = record.pipes.iter().chain([&record.pidfd]).enumerate();
+        for (source, fd) in sources {
+            let flags = if source == INPUT { EventFlags::OUT } else { EventFlags::IN };
+            if let Some(fd) = fd
+                && let Err(e) =
+                    epoll::add(&self.epoll, fd, EventData::new_u64(token(pid, source)), flags)
+            {
+                log::critical(format_args!("epoll: {}", errno::text(e)));
+            }
+        }
+        self.records.insert(pid, record);
+        self.settle(pid);
+    }
+
+    fn attend(&mut self, token: u64) {
+        let (pid, source) = of_token(token);
+        match source {
+            INPUT => self.write(pid),
+            OUTPUT | ERRORS => self.read(pid, source),
+            _ => self.reap(pid),
+        }
+        self.settle(pid);
+    }
+
+    fn write(&mut self, pid: i32) {
+        let Some(record) = self.records.get_mut(&pid) else { return };
+        if !record.write() {
+            self.held -= std::mem::take(&mut record.input).len();
+            close(&self.epoll, &mut record.pipes[INPUT]);
+        }
+    }
+
+    fn read(&mut self, pid: i32, stream: usize) {
+        let Some(record) = self.records.get_mut(&pid) else { return };
+        let Some(pipe) = &record.pipes[stream] else { return };
+        let mut buffer = std::mem::take(&mut self.buffer);
+        match io::read(pipe, &mut buffer[..]) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(0) | Err(_) => close(&self.epoll, &mut record.pipes[stream]),
+            Ok(n) => self.keep(pid, stream - OUTPUT, &buffer[..n]),
+        }
+        self.buffer = buffer;
+    }
+
+    fn keep(&mut self, pid: i32, stream: usize, bytes: &[u8]) {
+        let limit = self.limits.stream;
+        let Some(record) = self.records.get(&pid) else { return };
+        let wanted = bytes.len().min(limit - record.kept[stream].bytes.len());
+        self.make_room(wanted);
+        let wanted = wanted.min(self.limits.held.saturating_sub(self.held));
+        let Some(record) = self.records.get_mut(&pid) else { return };
+        let kept = &mut record.kept[stream];
+        kept.truncated |= wanted < bytes.len();
+        kept.push(&bytes[..wanted], limit);
+        self.held += wanted;
+    }
+
+    fn reap(&mut self, pid: i32) {
+        let Some(record) = self.records.get_mut(&pid) else { return };
+        record.reap();
+        if record.end.is_some() {
+            close(&self.epoll, &mut record.pidfd);
+        }
+    }
+
+    /// Only for programs whose end no descriptor tells.
+    fn look_for_ends(&mut self) {
+        let running = self.records.values().filter(|record| record.end.is_none());
+        let pids: Vec<_> = running.map(|record| record.pid.as_raw_nonzero().get()).collect();
+        for pid in pids {
+            self.reap(pid);
+            self.settle(pid);
+        }
+    }
+
+    /// Takes note of it once, when a program has become finished.
+    fn settle(&mut self, pid: i32) {
+        let Some(record) = self.records.get_mut(&pid) else { return };
+        if record.is_finished() && !self.finished.contains(&pid) {
+            record.kept.iter_mut().for_each(|kept| kept.bytes.shrink_to_fit());
+            self.finished.push_back(pid);
+        }
+    }
+
+    /// Makes room for one more program with that much input.
+    fn admit(&mut self, bytes: usize) -> Result<(), QgaError> {
+        let Limits { running, records, held, .. } = self.limits;
+        if self.starting + self.records.values().filter(|r| r.is_running()).count() >= running {
+            let text = format!("{running} programs are running already, which is the limit");
+            return Err(QgaError::generic(text));
+        }
+        while self.records.len() + self.starting >= records && self.expire() {}
+        self.make_room(bytes);
+        if self.held + bytes > held {
+            let text = format!(
+                "running programs hold {} bytes of input and output already; the limit is {held}",
+                self.held
+            );
+            return Err(QgaError::generic(text));
+        }
+        Ok(())
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        while self.held + bytes > self.limits.held && self.expire() {}
+    }
+
+    /// Lets go of the result that has waited for longest.
+    fn expire(&mut self) -> bool {
+        let Some(&oldest) = self.finished.front() else { return false };
+        let bytes = self.remove(oldest).map_or(0, |record| record.held());
+        log::info(format_args!("guest-exec: the result of process {oldest} was never fetched"));
+        if bytes >= LARGE {
+            sys::memory::give_back();
+        }
+        true
+    }
+
+    fn remove(&mut self, pid: i32) -> Option<Record> {
+        self.finished.retain(|finished| *finished != pid);
+        let mut record = self.records.remove(&pid)?;
+        self.held -= record.held();
+        for fd in record.pipes.iter_mut().chain([&mut record.pidfd]) {
+            close(&self.epoll, fd);
+        }
+        Some(record)
+    }
+}
+
+/// A process that is just being started has copies of all descriptors until it executes, and an
+/// epoll watches a descriptor until its last copy is closed: so it is taken out first.
+fn close(epoll: &OwnedFd, fd: &mut Option<OwnedFd>) {
+    if let Some(fd) = fd.take() {
+        let _ = epoll::delete(epoll, &fd);
+    }
+}
+
+fn token(pid: i32, source: usize) -> u64 {
+    u64::from(pid.cast_unsigned()) << 32 | source as u64
+}
+
+fn of_token(token: u64) -> (i32, usize) {
+    // Both halves fit, because `token` made them.
+    let pid = i32::try_from(token >> 32).unwrap_or(0);
+    (pid, usize::try_from(token & u64::from(u32::MAX)).unwrap_or(END))
+}
+
+#[cfg(test)]
+mod tests;
