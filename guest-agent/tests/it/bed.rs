@@ -132,7 +132,11 @@ impl Client {
             }
             searched = self.received.len();
             let mut buffer = [0; 65536];
-            let n = self.stream.read(&mut buffer).expect("an answer in time");
+            let n = match self.stream.read(&mut buffer) {
+                // With a timeout set, the kernel does not start a read again by itself.
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                read => read.expect("an answer in time"),
+            };
             assert!(n > 0, "the agent closed the connection");
             self.received.extend_from_slice(&buffer[..n]);
         };

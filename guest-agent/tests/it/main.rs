@@ -5,6 +5,8 @@ mod bed;
 #[cfg(test)]
 mod cell;
 #[cfg(test)]
+mod changes;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod disks;

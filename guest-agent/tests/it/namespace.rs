@@ -35,6 +35,11 @@ impl Namespace {
 
     /// An agent that runs in them.
     pub(crate) fn start(&self, bed: &Bed, program: &str) -> Agent {
+        self.start_by(bed, &[], program)
+    }
+
+    /// An agent that is run in them by a program in front of its command line, such as `env`.
+    pub(crate) fn start_by(&self, bed: &Bed, front: &[&str], program: &str) -> Agent {
         let inside = bed.command(program);
         let mut command = Command::new("nsenter");
         command.args(["--preserve-credentials", "-m", "-n", "-U", "-t"]);
@@ -46,7 +51,7 @@ impl Namespace {
             command = Command::new("nsenter");
             command.args(["-m", "-n", "-t"]);
         }
-        command.arg(self.holder.id().to_string()).arg(inside.get_program());
+        command.arg(self.holder.id().to_string()).args(front).arg(inside.get_program());
         command.args(inside.get_args()).stderr(Stdio::null());
         Agent::spawn(&mut command, &bed.path("socket"))
     }
@@ -58,3 +63,17 @@ impl Drop for Namespace {
         let _ = self.holder.wait();
     }
 }
+
+/// Namespaces with this setup, or a note that the test was skipped.
+macro_rules! namespace_or_skip {
+    ($flags:expr, $setup:expr) => {
+        match $crate::namespace::Namespace::new($flags, $setup) {
+            Ok(namespace) => namespace,
+            Err(reason) => {
+                println!("skipped: {reason}");
+                return;
+            }
+        }
+    };
+}
+pub(crate) use namespace_or_skip;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::bed::{AGENT, Agent, Bed, Client};
 use crate::interop::qemu_ga;
-use crate::namespace::Namespace;
+use crate::namespace::namespace_or_skip;
 
 /// Milliseconds by which the kernel's idle times may run backwards.
 const IDLE_SLACK: f64 = 200.0;
@@ -135,19 +135,6 @@ fn os_release_is_read_as_qemu_ga_does() {
         let mut command = bed.command(program);
         Agent::spawn(command.env("QGA_OS_RELEASE", "/nonexistent"), &bed.path("socket"))
     });
-}
-
-/// Namespaces with this setup, or a note that the test was skipped.
-macro_rules! namespace_or_skip {
-    ($flags:expr, $setup:expr) => {
-        match Namespace::new($flags, $setup) {
-            Ok(namespace) => namespace,
-            Err(reason) => {
-                println!("skipped: {reason}");
-                return;
-            }
-        }
-    };
 }
 
 const NETWORK: &str = "
