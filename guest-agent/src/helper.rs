@@ -3,7 +3,7 @@
 //! The error texts are qemu-ga's. Unlike there, a program that never ends, or leaves a child that
 //! holds its output open, cannot hold the agent up.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,14 +22,26 @@ const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// Runs a program to its end. `action` completes the sentence "child process has failed to …".
 pub(crate) fn run(command: &[&str], action: &str, patience: Duration) -> Result<(), QgaError> {
+    run_with_input(command, None, action, patience)
+}
+
+/// The same for a program that reads `input`, of at most 64 KiB, from its standard input.
+pub(crate) fn run_with_input(
+    command: &[&str],
+    input: Option<&[u8]>,
+    action: &str,
+    patience: Duration,
+) -> Result<(), QgaError> {
     let (program, arguments) =
         command.split_first().ok_or_else(|| QgaError::generic("no program"))?;
     let failed =
         |text: &str| QgaError::generic(format!("child process has failed to {action}: {text}"));
     let (output, writer) = std::io::pipe().map_err(|e| failed(&errno::of(&e)))?;
     let errors = writer.try_clone().map_err(|e| failed(&errno::of(&e)))?;
+    let input = input.map_or_else(|| Ok(Stdio::null()), filled_pipe);
+    let input = input.map_err(|e| failed(&errno::of(&e)))?;
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(writer).stderr(errors);
+    command.args(arguments).stdin(input).stdout(writer).stderr(errors);
     let child = sys::process::in_own_session(&mut command).spawn();
     // The command holds the writing end, and the output would never end.
     drop(command);
@@ -41,6 +53,26 @@ pub(crate) fn run(command: &[&str], action: &str, patience: Duration) -> Result<
         return Err(failed(&format!("no end after {} s", patience.as_secs())));
     };
     verdict(status, &text, &failed)
+}
+
+/// The output of a program that has succeeded; what it says of errors is dropped.
+pub(crate) fn output(command: &[&str], patience: Duration) -> Option<Vec<u8>> {
+    let (program, arguments) = command.split_first()?;
+    let (output, writer) = std::io::pipe().ok()?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(writer).stderr(Stdio::null());
+    let child = sys::process::in_own_session(&mut command).spawn();
+    drop(command);
+    let (status, text) = watch(&mut child.ok()?, output, patience).ok()?;
+    status?.success().then(|| text.into_bytes())
+}
+
+/// A pipe with all of the input in it already, so that nobody has to wait for its reader.
+fn filled_pipe(input: &[u8]) -> std::io::Result<Stdio> {
+    let (reader, mut writer) = std::io::pipe()?;
+    rustix::io::ioctl_fionbio(&writer, true)?;
+    writer.write_all(input)?;
+    Ok(reader.into())
 }
 
 fn verdict(
@@ -141,6 +173,28 @@ mod tests {
         assert_eq!(text, "child process has failed to act: no end after 0 s");
         assert_eq!(sh("sleep 20 & exit 0", LONG), Ok(()));
         assert!(begun.elapsed() < Duration::from_secs(15));
+    }
+
+    #[test]
+    fn input_is_there_and_ends() {
+        let wanted = |input: &[u8], script| {
+            run_with_input(&["/bin/sh", "-c", script], Some(input), "act", LONG)
+                .map_err(|error| error.desc)
+        };
+        assert_eq!(wanted(b"a\nb", "test \"$(cat)\" = 'a\nb'"), Ok(()));
+        assert_eq!(wanted(&[b'x'; 65536], "test $(wc -c) -eq 65536"), Ok(()));
+        // Not read at all, and more than a pipe takes.
+        assert_eq!(wanted(&[b'x'; 65536], "exit 0"), Ok(()));
+        let text = "child process has failed to act: Resource temporarily unavailable";
+        assert_eq!(wanted(&[b'x'; 65537], "exit 0"), Err(text.into()));
+    }
+
+    #[test]
+    fn output_is_that_of_a_success() {
+        let sh = |script| output(&["/bin/sh", "-c", script], LONG);
+        assert_eq!(sh("echo a; echo b >&2"), Some(b"a\n".to_vec()));
+        assert_eq!(sh("echo a; exit 2"), None);
+        assert_eq!(output(&["/nonexistent/x"], LONG), None);
     }
 
     #[test]
