@@ -24,6 +24,7 @@ pub(crate) struct Dispatch {
     queries: Worker<()>,
     filesystems: Worker<()>,
     trims: Worker<()>,
+    accounts: Worker<()>,
     programs: Executor,
     freezer: Freezer,
 }
@@ -42,6 +43,7 @@ impl Dispatch {
             queries: Worker::start("query", STACK, ())?,
             filesystems: Worker::start("filesystem", STACK, ())?,
             trims: Worker::start("trim", STACK, ())?,
+            accounts: Worker::start("account", STACK, ())?,
             programs: Executor::start()?,
             freezer,
         })
@@ -85,6 +87,7 @@ impl Dispatch {
             Place::Queries(run) => self.queries.submit(run, request, reply()),
             Place::Filesystems(run) => self.filesystems.submit(run, request, reply()),
             Place::Trims(run) => self.trims.submit(run, request, reply()),
+            Place::Accounts(run) => self.accounts.submit(run, request, reply()),
             Place::Helpers(run) => self.helpers.submit(run, request, reply()),
             Place::Programs(ask) => self.programs.submit(ask, request, reply()),
             Place::Freezer(order) => match order(&request) {

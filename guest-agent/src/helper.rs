@@ -3,7 +3,7 @@
 //! The error texts are qemu-ga's. Unlike there, a program that never ends, or leaves a child that
 //! holds its output open, cannot hold the agent up.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,9 +22,21 @@ const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// Runs a program to its end. `action` completes the sentence "child process has failed to …".
 pub(crate) fn run(command: &[&str], action: &str, patience: Duration) -> Result<(), QgaError> {
+    run_with_input(command, None, action, patience)
+}
+
+/// The same for a program that reads `input`, of at most 64 KiB, from its standard input.
+pub(crate) fn run_with_input(
+    command: &[&str],
+    input: Option<&[u8]>,
+    action: &str,
+    patience: Duration,
+) -> Result<(), QgaError> {
     let failed =
         |text: &str| QgaError::generic(format!("child process has failed to {action}: {text}"));
-    let ended = match start(command) {
+    let input = input.map_or_else(|| Ok(Stdio::null()), filled_pipe);
+    let input = input.map_err(|e| failed(&errno::of(&e)))?;
+    let ended = match start(command, input, Errors::Kept) {
         Ok((mut child, output)) => watch(&mut child, output, patience),
         Err(e) => {
             let program = command.first().copied().unwrap_or_default();
@@ -41,19 +53,49 @@ pub(crate) fn run(command: &[&str], action: &str, patience: Duration) -> Result<
 /// Runs a program for its exit code alone. There is none when it cannot be started, is killed, or
 /// does not end in time.
 pub(crate) fn exit_code(command: &[&str], patience: Duration) -> Option<i32> {
-    let (mut child, output) = start(command).ok()?;
+    let (mut child, output) = start(command, Stdio::null(), Errors::Dropped).ok()?;
     let (status, _) = watch(&mut child, output, patience).ok()?;
     status?.code()
 }
 
-fn start(command: &[&str]) -> std::io::Result<(Child, std::io::PipeReader)> {
+/// The output of a program that has succeeded; what it says of errors is dropped.
+pub(crate) fn output(command: &[&str], patience: Duration) -> Option<Vec<u8>> {
+    let (mut child, output) = start(command, Stdio::null(), Errors::Dropped).ok()?;
+    let (status, text) = watch(&mut child, output, patience).ok()?;
+    status?.success().then(|| text.into_bytes())
+}
+
+/// What becomes of standard error.
+#[derive(Clone, Copy)]
+enum Errors {
+    /// It goes where standard output goes.
+    Kept,
+    Dropped,
+}
+
+fn start(
+    command: &[&str],
+    input: Stdio,
+    errors: Errors,
+) -> std::io::Result<(Child, std::io::PipeReader)> {
     let (program, arguments) = command.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
     let (output, writer) = std::io::pipe()?;
-    let errors = writer.try_clone()?;
+    let errors = match errors {
+        Errors::Kept => writer.try_clone()?.into(),
+        Errors::Dropped => Stdio::null(),
+    };
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(writer).stderr(errors);
+    command.args(arguments).stdin(input).stdout(writer).stderr(errors);
     // The command holds the writing end; it goes here, or the output would never end.
     Ok((sys::process::in_own_session(&mut command).spawn()?, output))
+}
+
+/// A pipe with all of the input in it already, so that nobody has to wait for its reader.
+fn filled_pipe(input: &[u8]) -> std::io::Result<Stdio> {
+    let (reader, mut writer) = std::io::pipe()?;
+    rustix::io::ioctl_fionbio(&writer, true)?;
+    writer.write_all(input)?;
+    Ok(reader.into())
 }
 
 fn verdict(
@@ -162,6 +204,28 @@ mod tests {
         assert_eq!(text, "child process has failed to act: no end after 0 s");
         assert_eq!(sh("sleep 20 & exit 0", LONG), Ok(()));
         assert!(begun.elapsed() < Duration::from_secs(15));
+    }
+
+    #[test]
+    fn input_is_there_and_ends() {
+        let wanted = |input: &[u8], script| {
+            run_with_input(&["/bin/sh", "-c", script], Some(input), "act", LONG)
+                .map_err(|error| error.desc)
+        };
+        assert_eq!(wanted(b"a\nb", "test \"$(cat)\" = 'a\nb'"), Ok(()));
+        assert_eq!(wanted(&[b'x'; 65536], "test $(wc -c) -eq 65536"), Ok(()));
+        // Not read at all, and more than a pipe takes.
+        assert_eq!(wanted(&[b'x'; 65536], "exit 0"), Ok(()));
+        let text = "child process has failed to act: Resource temporarily unavailable";
+        assert_eq!(wanted(&[b'x'; 65537], "exit 0"), Err(text.into()));
+    }
+
+    #[test]
+    fn output_is_that_of_a_success() {
+        let sh = |script| output(&["/bin/sh", "-c", script], LONG);
+        assert_eq!(sh("echo a; echo b >&2"), Some(b"a\n".to_vec()));
+        assert_eq!(sh("echo a; exit 2"), None);
+        assert_eq!(output(&["/nonexistent/x"], LONG), None);
     }
 
     #[test]

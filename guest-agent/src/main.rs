@@ -3,6 +3,7 @@
 //! The poll thread ([`agent`]) moves bytes between channels and their [`session`]s; commands that
 //! may block run on workers, and what freezes runs in the [`freeze`] engine.
 
+mod accounts;
 mod agent;
 mod bounded;
 mod calendar;

@@ -35,6 +35,8 @@ pub(crate) enum Place {
     Filesystems(Run<()>),
     /// On the worker that trims filesystems, which may take minutes.
     Trims(Run<()>),
+    /// On the worker that works in users' home directories.
+    Accounts(Run<()>),
     /// On the worker for helper programs.
     Helpers(Run<()>),
     /// On the thread that owns the programs that clients start.

@@ -1,6 +1,8 @@
 //! The agent as its clients see it: the real binary, over a real socket, on a real kernel.
 
 #[cfg(test)]
+mod accounts;
+#[cfg(test)]
 mod bed;
 #[cfg(test)]
 mod cell;
