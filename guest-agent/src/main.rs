@@ -5,15 +5,18 @@
 
 mod agent;
 mod channel;
+mod config;
 mod daemon;
 mod dispatch;
 mod errno;
 mod files;
+mod filter;
 mod freeze;
 mod handler;
 mod helper;
 mod log;
 mod options;
+mod policy;
 mod session;
 mod start;
 mod state;
@@ -30,9 +33,10 @@ fn main() -> ExitCode {
     let program = arguments.next().unwrap_or_default();
     let program = program.to_string_lossy();
     let (text, code) = match options::parse(arguments) {
-        Asked::Run(options) => return start::run(options),
+        Asked::Run(options) => return start::run(*options),
         Asked::Help => (options::help(&program), ExitCode::SUCCESS),
         Asked::Version => (format!("{}\n", options::VERSION), ExitCode::SUCCESS),
+        Asked::Commands => (options::commands(), ExitCode::SUCCESS),
         Asked::Unknown(what) => {
             drop(writeln!(std::io::stderr(), "{program}: {what}"));
             let hint = format!("Unknown option, try '{program} --help' for more information.\n");

@@ -5,9 +5,11 @@
 
 #![expect(unsafe_code, reason = "system calls without a safe wrapper; nowhere else")]
 
+pub(crate) mod activation;
 pub(crate) mod descriptor;
 pub(crate) mod fsfreeze;
 pub(crate) mod memory;
 pub(crate) mod process;
 pub(crate) mod signals;
 pub(crate) mod threads;
+pub(crate) mod vsock;
