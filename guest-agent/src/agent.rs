@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::channel::Channel;
+use crate::channel::reopen::Reopener;
 use crate::dispatch::Dispatch;
 use crate::freeze::{Order, phase::Phase};
 use crate::session::{self, Session, Wants};
@@ -34,6 +35,7 @@ pub(crate) struct Agent {
     completions: Arc<Completions>,
     dispatch: Dispatch,
     sessions: Vec<Session>,
+    reopener: Reopener,
     give_back_at: Option<Instant>,
 }
 
@@ -43,17 +45,23 @@ impl Agent {
         signals: OwnedFd,
         completions: Arc<Completions>,
         dispatch: Dispatch,
+        mut reopener: Reopener,
     ) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let flags = EventFlags::IN | EventFlags::ET;
         epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), flags)?;
         epoll::add(&epoll, &*completions, EventData::new_u64(COMPLETIONS), flags)?;
+        for (index, channel) in channels.iter().enumerate() {
+            if matches!(channel, Channel::Closed) {
+                reopener.lost(index);
+            }
+        }
         let sessions = channels
             .into_iter()
             .enumerate()
             .map(|(index, channel)| Session::new(index, channel))
             .collect();
-        Ok(Self { epoll, signals, completions, dispatch, sessions, give_back_at: None })
+        Ok(Self { epoll, signals, completions, dispatch, sessions, reopener, give_back_at: None })
     }
 
     /// Serves until a signal ends the agent or a channel is lost.
@@ -84,14 +92,18 @@ impl Agent {
                 }
             }
             wants = Wants::ToWait;
-            for session in &mut self.sessions {
+            self.reopener.start_due();
+            for (index, session) in self.sessions.iter_mut().enumerate() {
                 match session.serve(self.epoll.as_fd(), &self.dispatch) {
                     Ok(Wants::ToWait) => {}
                     Ok(Wants::AnotherTurn) => wants = Wants::AnotherTurn,
                     Err(error) => {
                         let error = errno::text(error);
                         log::critical(format_args!("error reading channel: {error}"));
-                        return Ok(());
+                        if !self.reopener.lost(index) {
+                            return Ok(());
+                        }
+                        session.lose();
                     }
                 }
             }
@@ -130,11 +142,14 @@ impl Agent {
                 session.complete(completion.ticket, completion.outcome);
             }
         }
+        for (index, channel) in self.reopener.take() {
+            self.sessions[index].resume(channel);
+        }
     }
 
     fn time_to_next_wakeup(&self) -> Option<Duration> {
         let sessions = self.sessions.iter().filter_map(Session::next_wakeup);
-        let next = sessions.chain(self.give_back_at).min()?;
+        let next = sessions.chain(self.reopener.next_wakeup()).chain(self.give_back_at).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 

@@ -8,6 +8,7 @@ use qga_proto::{Job, Outcome, QgaError};
 
 use crate::exec::Executor;
 use crate::files::FileTable;
+use crate::filter::Filter;
 use crate::freeze::{Freezer, phase::Phase};
 use crate::handler::{self, Handler, Place, View};
 use crate::worker::{Completions, Reply, Worker};
@@ -27,6 +28,8 @@ pub(crate) struct Dispatch {
     accounts: Worker<()>,
     programs: Executor,
     freezer: Freezer,
+    /// What each channel may use, by its index.
+    filters: Vec<Arc<Filter>>,
 }
 
 impl Dispatch {
@@ -34,8 +37,10 @@ impl Dispatch {
         completions: Arc<Completions>,
         files: FileTable,
         freezer: Freezer,
+        filters: Vec<Filter>,
     ) -> io::Result<Self> {
         Ok(Self {
+            filters: filters.into_iter().map(Arc::new).collect(),
             handlers: handler::all(),
             completions,
             files: Worker::start("file", STACK, files)?,
@@ -70,7 +75,9 @@ impl Dispatch {
     pub(crate) fn start_job(&self, channel: usize, job: Job) -> Option<Outcome> {
         let Job { ticket, info, request } = job;
         let frozen = self.freezer.phase() != Phase::Thawed;
-        if frozen && !info.allowed_while_frozen {
+        let filter = &self.filters[channel];
+        let allowed = if frozen { info.allowed_while_frozen } else { filter.allows(info.name) };
+        if !allowed {
             return Some(Outcome::Error(QgaError::disabled(info.name)));
         }
         let found = self.handlers.binary_search_by_key(&info.name, |handler| handler.command);
@@ -81,7 +88,8 @@ impl Dispatch {
         let reply = || Reply::new(&self.completions, channel, ticket);
         match self.handlers[at].place {
             Place::Poll(run) => {
-                return Some(run(&View { frozen }, &request).unwrap_or_else(Outcome::Error));
+                let view = View { frozen, filter: Arc::clone(filter) };
+                return Some(run(&view, &request).unwrap_or_else(Outcome::Error));
             }
             Place::Files(run) => self.files.submit(run, request, reply()),
             Place::Queries(run) => self.queries.submit(run, request, reply()),

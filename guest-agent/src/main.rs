@@ -8,12 +8,14 @@ mod agent;
 mod bounded;
 mod calendar;
 mod channel;
+mod config;
 mod daemon;
 mod disk;
 mod dispatch;
 mod errno;
 mod exec;
 mod files;
+mod filter;
 mod freeze;
 #[cfg(test)]
 mod fuzz;
@@ -25,6 +27,7 @@ mod memory_blocks;
 mod network;
 mod options;
 mod os_release;
+mod policy;
 mod processors;
 mod session;
 mod start;
@@ -45,9 +48,10 @@ fn main() -> ExitCode {
     let program = arguments.next().unwrap_or_default();
     let program = program.to_string_lossy();
     let (text, code) = match options::parse(arguments) {
-        Asked::Run(options) => return start::run(options),
+        Asked::Run(options) => return start::run(*options),
         Asked::Help => (options::help(&program), ExitCode::SUCCESS),
         Asked::Version => (format!("{}\n", options::VERSION), ExitCode::SUCCESS),
+        Asked::Commands => (options::commands(), ExitCode::SUCCESS),
         Asked::Unknown(what) => {
             drop(writeln!(std::io::stderr(), "{program}: {what}"));
             let hint = format!("Unknown option, try '{program} --help' for more information.\n");

@@ -9,6 +9,7 @@
 //!
 //! * A client that shuts down its sending side only is still answered. One that has hung up is
 //!   not, but what it sent whole is run.
+//! * A channel that is lost is `Vacant` until it was opened again.
 //! * The parser starts afresh with each client. A virtio port is always attached; there the end of
 //!   input is the host's going, and the parser starts afresh at it.
 
@@ -115,6 +116,18 @@ impl Session {
         }
     }
 
+    /// Lets go of a channel that is lost.
+    pub(crate) fn lose(&mut self) {
+        self.part();
+        self.channel = Channel::Closed;
+    }
+
+    /// Goes on with a channel that was opened again.
+    pub(crate) fn resume(&mut self, channel: Channel) {
+        self.part();
+        self.channel = channel;
+    }
+
     /// Reads, starts and writes what can be. Fails when the channel is lost.
     pub(crate) fn serve(
         &mut self,
@@ -122,10 +135,11 @@ impl Session {
         dispatch: &Dispatch,
     ) -> Result<Wants, Errno> {
         for _ in 0..ROUNDS {
+            // What a peer that has gone sent whole is still run.
+            self.start_jobs(dispatch);
             if !self.attached && !self.attach(epoll) {
                 return Ok(Wants::ToWait);
             }
-            self.start_jobs(dispatch);
             self.write(epoll);
             if self.ended && (self.hung_up || self.server.is_idle()) {
                 self.part();

@@ -1,15 +1,20 @@
-//! From options to a running agent, in qemu-ga's order: frozen or not, log, state, channel,
-//! background, and only then threads.
+//! From options to a running agent, in qemu-ga's order: settings, a socket that was handed over,
+//! frozen or not, log, state, channels, background, and only then threads.
 
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 
 use crate::agent::Agent;
-use crate::channel::{Channel, OpenError};
+use crate::channel::reopen::{self, Reopener};
+use crate::channel::{Channel, OpenError, activation};
+use crate::config::{ChannelConfig, Config};
 use crate::daemon::{Background, PidFile, Readiness, become_daemon};
 use crate::dispatch::Dispatch;
 use crate::files::FileTable;
@@ -41,15 +46,46 @@ pub(crate) fn run(options: Options) -> ExitCode {
 }
 
 fn start(options: Options) -> Result<ExitCode, Failed> {
-    let marker = Marker::new(&options.state_dir);
+    let dump = options.dump;
+    let mut config = options.configure(std::env::var_os("QGA_CONF")).map_err(said)?;
+    let activated = activation::take().map_err(said)?;
+    if let Some(activated) = &activated {
+        config.method = Some(activated.method.into());
+        config.path = None;
+    }
+    let mut channels = config.channels();
+    if let (Some(_), Some(general)) = (&activated, channels.first_mut()) {
+        // It is not the agent's to make.
+        general.retry = false;
+    }
+    if channels.iter().skip(usize::from(activated.is_some())).any(|c| c.path.is_none()) {
+        return Err(said(OpenError::NoPath));
+    }
+    if dump {
+        drop(std::io::stdout().write_all(config.dump().as_bytes()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    serve(config, channels, activated.map(|activated| activated.channel))
+}
+
+fn serve(
+    config: Config,
+    channels: Vec<ChannelConfig>,
+    activated: Option<Channel>,
+) -> Result<ExitCode, Failed> {
+    let marker = Marker::new(&config.state_dir);
     let frozen = marker.exists();
-    warn_of_state_dir(&options.state_dir);
-    open_log(&options, &marker, frozen)?;
-    let state = load_state(&options.state_dir, frozen)?;
-    let channel = open_channel(&options.method, options.path)?;
+    warn_of_state_dir(&config.state_dir);
+    open_log(&config, &marker, frozen)?;
+    let state = load_state(&config.state_dir, frozen)?;
+    let signals = sys::signals::ending_signals().map_err(|e| critical("signals", &e))?;
+    let mut open = open_channels(&channels, activated)?;
 
     let mut readiness = None;
-    if options.daemonize {
+    if config.daemonize {
+        if !wait_for_one(&channels, &mut open, &signals) {
+            return Ok(ExitCode::SUCCESS);
+        }
         match become_daemon().map_err(|e| critical("failed to become a daemon", &e))? {
             Background::Started(true) => return Ok(ExitCode::SUCCESS),
             Background::Started(false) => return Err(Failed),
@@ -59,36 +95,73 @@ fn start(options: Options) -> Result<ExitCode, Failed> {
     let pid_file = SharedPidFile::default();
     let mut when_thawed: Option<WhenThawed> = None;
     if readiness.is_some() && frozen {
-        let (path, pid_file) = (options.pid_file, Arc::clone(&pid_file));
+        let (path, pid_file) = (config.pid_file, Arc::clone(&pid_file));
         when_thawed = Some(Box::new(move || drop(write_pid_file(&path, &pid_file))));
     } else if readiness.is_some() {
-        write_pid_file(&options.pid_file, &pid_file)?;
+        write_pid_file(&config.pid_file, &pid_file)?;
     }
-    let result = serve(channel, state, marker, when_thawed, readiness);
+    let files = FileTable::new(state, config.policy);
+    let freezer = || Freezer::start(marker, when_thawed);
+    let result = run_threads((channels, open), signals, files, freezer, readiness);
     drop(pid_file.lock().unwrap_or_else(PoisonError::into_inner).take());
     result.map_err(|e| critical("error initializing guest agent", &e))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(
-    channel: Channel,
-    state: State,
-    marker: Marker,
-    when_thawed: Option<WhenThawed>,
+fn run_threads(
+    (channels, open): (Vec<ChannelConfig>, Vec<Channel>),
+    signals: OwnedFd,
+    files: FileTable,
+    freezer: impl FnOnce() -> std::io::Result<Freezer>,
     readiness: Option<Readiness>,
 ) -> std::io::Result<()> {
-    let signals = sys::signals::ending_signals()?;
     log::start()?;
     let completions = Completions::new()?;
-    let freezer = Freezer::start(marker, when_thawed)?;
-    let dispatch = Dispatch::start(Arc::clone(&completions), FileTable::new(state), freezer)?;
-    let mut agent = Agent::new(vec![channel], signals, completions, dispatch)?;
+    let filters = channels.iter().map(|channel| channel.filter.clone()).collect();
+    let dispatch = Dispatch::start(Arc::clone(&completions), files, freezer()?, filters)?;
+    let reopener = Reopener::new(Arc::clone(&completions), channels);
+    let mut agent = Agent::new(open, signals, completions, dispatch, reopener)?;
     if let Some(readiness) = readiness {
         readiness.report()?;
     }
     let result = agent.run();
     agent.thaw_at_last();
     result
+}
+
+/// Those that cannot be opened are fatal, or closed for now. The first may be there already.
+fn open_channels(
+    channels: &[ChannelConfig],
+    mut activated: Option<Channel>,
+) -> Result<Vec<Channel>, Failed> {
+    let open = |config: &ChannelConfig| {
+        if let Some(channel) = activated.take() {
+            return Ok(channel);
+        }
+        Channel::open(&config.method, config.path.clone()).or_else(|error| {
+            error.log();
+            if config.retry { Ok(Channel::Closed) } else { Err(Failed) }
+        })
+    };
+    channels.iter().map(open).collect()
+}
+
+/// A daemon goes into the background once it can be reached. False if a signal came first.
+fn wait_for_one(channels: &[ChannelConfig], open: &mut [Channel], signals: &OwnedFd) -> bool {
+    // The interval is a few seconds.
+    let interval = Timespec::try_from(reopen::INTERVAL).ok();
+    while open.iter().all(|channel| matches!(channel, Channel::Closed)) {
+        let _ = poll(&mut [PollFd::new(signals, PollFlags::IN)], interval.as_ref());
+        if sys::signals::take(signals) {
+            return false;
+        }
+        for (config, channel) in channels.iter().zip(open.iter_mut()) {
+            if let Ok(opened) = Channel::open(&config.method, config.path.clone()) {
+                *channel = opened;
+            }
+        }
+    }
+    true
 }
 
 fn warn_of_state_dir(dir: &Path) {
@@ -103,7 +176,7 @@ fn warn_of_state_dir(dir: &Path) {
     }
 }
 
-fn open_log(options: &Options, marker: &Marker, frozen: bool) -> Result<(), Failed> {
+fn open_log(config: &Config, marker: &Marker, frozen: bool) -> Result<(), Failed> {
     if frozen {
         log::warning(format_args!(
             "previous instance appears to have exited with frozen filesystems. deferring \
@@ -112,10 +185,10 @@ fn open_log(options: &Options, marker: &Marker, frozen: bool) -> Result<(), Fail
              is removed",
             marker.path().display()
         ));
-        log::open_when_thawed(options.log_file.clone(), options.verbose);
+        log::open_when_thawed(config.log_file.clone(), config.verbose);
         return Ok(());
     }
-    log::open(options.log_file.as_deref(), options.verbose)
+    log::open(config.log_file.as_deref(), config.verbose)
         .map_err(|e| critical("unable to open specified log file", &e))
 }
 
@@ -128,21 +201,9 @@ fn load_state(dir: &Path, frozen: bool) -> Result<State, Failed> {
         log::critical(format_args!("failed to write persistent state to {path}: {e}"));
         log::critical(format_args!("unable to create state file at path {path}"));
         log::critical(format_args!("failed to load persistent state"));
-        log::critical(format_args!("error initializing guest agent"));
-        return Err(Failed);
+        return Err(said("error initializing guest agent"));
     }
     Ok(state)
-}
-
-fn open_channel(method: &str, path: Option<PathBuf>) -> Result<Channel, Failed> {
-    Channel::open(method, path).map_err(|error| {
-        log::critical(format_args!("{error}"));
-        if matches!(error, OpenError::Device { .. } | OpenError::Bind { .. }) {
-            log::critical(format_args!("failed to create guest agent channel"));
-        }
-        log::critical(format_args!("failed to initialize guest agent channel"));
-        Failed
-    })
 }
 
 fn write_pid_file(path: &Path, pid_file: &SharedPidFile) -> Result<(), Failed> {
@@ -150,6 +211,11 @@ fn write_pid_file(path: &Path, pid_file: &SharedPidFile) -> Result<(), Failed> {
         PidFile::create(path).map_err(|e| critical("failed to create pidfile", &e.into()))?;
     *pid_file.lock().unwrap_or_else(PoisonError::into_inner) = Some(created);
     Ok(())
+}
+
+fn said(error: impl std::fmt::Display) -> Failed {
+    log::critical(format_args!("{error}"));
+    Failed
 }
 
 fn critical(what: &str, error: &std::io::Error) -> Failed {

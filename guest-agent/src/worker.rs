@@ -76,6 +76,11 @@ impl Reply {
             let mut finished = finished.lock().unwrap_or_else(PoisonError::into_inner);
             finished.push(Completion { channel, ticket, outcome });
         }
+        self.wake();
+    }
+
+    /// Only wakes the poll thread.
+    pub(crate) fn wake(self) {
         // It fails only when 2^64 wake-ups are pending.
         let _ = rustix::io::write(&self.completions.wake, &1_u64.to_ne_bytes());
     }

@@ -4,8 +4,12 @@
 //! changed, and the session reads and writes until it is told [`Blocked`](Read::Blocked). So a
 //! port without a host causes no wake-ups, although the kernel reports it as hung up all the time.
 
-mod unix_listen;
+pub(crate) mod activation;
+mod isa_serial;
+mod listener;
+pub(crate) mod reopen;
 mod virtio_serial;
+mod vsock_address;
 
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
@@ -15,7 +19,10 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::{self, Errno};
 
-use self::unix_listen::UnixListen;
+use crate::log;
+
+use self::isa_serial::IsaSerial;
+use self::listener::Listener;
 use self::virtio_serial::VirtioSerial;
 
 /// What a read brought.
@@ -53,13 +60,31 @@ pub(crate) enum OpenError {
     Device { path: String, error: String },
     #[error("Failed to bind socket to {path}: {error}")]
     Bind { path: String, error: String },
+    #[error("Failed to bind socket: {0}")]
+    BindVsock(String),
+    #[error("{0}")]
+    Address(String),
+}
+
+impl OpenError {
+    /// Logs qemu-ga's lines.
+    pub(crate) fn log(&self) {
+        log::critical(format_args!("{self}"));
+        if !matches!(self, Self::Method(_) | Self::NoPath) {
+            log::critical(format_args!("failed to create guest agent channel"));
+        }
+        log::critical(format_args!("failed to initialize guest agent channel"));
+    }
 }
 
 /// One way to a host.
 #[derive(Debug)]
 pub(crate) enum Channel {
     VirtioSerial(VirtioSerial),
-    UnixListen(UnixListen),
+    IsaSerial(IsaSerial),
+    Listener(Listener),
+    /// Could not be opened, or was lost.
+    Closed,
 }
 
 impl Channel {
@@ -67,7 +92,9 @@ impl Channel {
     pub(crate) fn open(method: &str, path: Option<PathBuf>) -> Result<Self, OpenError> {
         match method {
             "virtio-serial" => VirtioSerial::open(path).map(Self::VirtioSerial),
-            "unix-listen" => UnixListen::bind(path).map(Self::UnixListen),
+            "isa-serial" => IsaSerial::open(path).map(Self::IsaSerial),
+            "unix-listen" => Listener::unix(path).map(Self::Listener),
+            "vsock-listen" => Listener::vsock(path).map(Self::Listener),
             _ => Err(OpenError::Method(method.to_owned())),
         }
     }
@@ -78,13 +105,15 @@ impl Channel {
     pub(crate) fn attach(&mut self, epoll: BorrowedFd<'_>, token: u64) -> io::Result<bool> {
         match self {
             Self::VirtioSerial(port) => port.attach(epoll, token),
-            Self::UnixListen(socket) => socket.attach(epoll, token),
+            Self::IsaSerial(line) => line.attach(epoll, token),
+            Self::Listener(socket) => socket.attach(epoll, token),
+            Self::Closed => Ok(false),
         }
     }
 
     /// Drops the peer, where the channel can.
     pub(crate) fn detach(&mut self) {
-        if let Self::UnixListen(socket) = self {
+        if let Self::Listener(socket) = self {
             socket.detach();
         }
     }
@@ -92,7 +121,7 @@ impl Channel {
     /// Whether the end of input is the end of this peer, with another one to come through
     /// [`attach`](Self::attach). Otherwise the same descriptor goes on when a host comes back.
     pub(crate) fn has_clients(&self) -> bool {
-        matches!(self, Self::UnixListen(_))
+        matches!(self, Self::Listener(_))
     }
 
     /// Appends to `buffer` at most what fits into its capacity.
@@ -100,11 +129,12 @@ impl Channel {
         let Some(stream) = self.stream() else { return Read::Blocked };
         loop {
             return match io::read(stream, spare_capacity(buffer)) {
+                Ok(0) if matches!(self, Self::IsaSerial(_)) => Read::Lost(Errno::IO),
                 Ok(0) => Read::End,
                 Ok(n) => Read::Bytes(n),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Read::Blocked,
-                Err(Errno::CONNRESET) if self.has_clients() => Read::End,
+                Err(_) if self.has_clients() => Read::End,
                 Err(errno) => Read::Lost(errno),
             };
         }
@@ -144,7 +174,9 @@ impl Channel {
     fn stream(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::VirtioSerial(port) => Some(port.stream()),
-            Self::UnixListen(socket) => socket.stream(),
+            Self::IsaSerial(line) => Some(line.stream()),
+            Self::Listener(socket) => socket.stream(),
+            Self::Closed => None,
         }
     }
 }

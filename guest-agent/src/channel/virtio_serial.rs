@@ -14,8 +14,6 @@ use rustix::io;
 use super::{OpenError, READING};
 use crate::errno;
 
-const DEFAULT_PATH: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
-
 /// The open port.
 #[derive(Debug)]
 pub(crate) struct VirtioSerial {
@@ -25,7 +23,7 @@ pub(crate) struct VirtioSerial {
 
 impl VirtioSerial {
     pub(super) fn open(path: Option<PathBuf>) -> Result<Self, OpenError> {
-        let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
+        let path = path.ok_or(OpenError::NoPath)?;
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let port = open(&path, flags, Mode::empty()).map_err(|e| OpenError::Device {
             path: path.display().to_string(),

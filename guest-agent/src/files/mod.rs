@@ -8,13 +8,15 @@ mod mode;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use qga_proto::QgaError;
 use qga_proto::command::{FileReadBuilder, MAX_READ_COUNT, Whence};
-use rustix::fs::{Mode, OFlags, SeekFrom, fstat, open, seek};
+use rustix::fs::{Mode, OFlags, SeekFrom, fstat, seek};
 use rustix::io::{self, Errno};
 
 use self::mode::OpenMode;
+use crate::policy::{OpenError, Policy};
 use crate::state::State;
 use crate::{errno, log, sys};
 
@@ -30,12 +32,13 @@ const PLAIN_READ: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct FileTable {
     state: State,
+    policy: Policy,
     files: BTreeMap<i64, OwnedFd>,
 }
 
 impl FileTable {
-    pub(crate) fn new(state: State) -> Self {
-        Self { state, files: BTreeMap::new() }
+    pub(crate) fn new(state: State, policy: Policy) -> Self {
+        Self { state, policy, files: BTreeMap::new() }
     }
 
     /// Opens a file and returns its handle.
@@ -46,8 +49,11 @@ impl FileTable {
             )));
         }
         let parsed = OpenMode::parse(mode)?;
-        let file = open_or_create(path, parsed).map_err(|e| {
-            let e = errno::text(e);
+        let file = open_or_create(&self.policy, path, parsed).map_err(|e| {
+            let e = match e {
+                OpenError::Errno(e) => errno::text(e),
+                OpenError::Forbidden => "the agent's policy does not allow this path".into(),
+            };
             QgaError::generic(format!("failed to open file '{path}' (mode: '{mode}'): {e}"))
         })?;
         let handle = self.state.take_handle().map_err(|e| {
@@ -147,16 +153,11 @@ fn failed(what: &str, e: Errno) -> QgaError {
 
 /// Creating comes first and alone, so that a dangling link or another's file is never created
 /// through. The mode is 0666 less the umask; qemu-ga leaves every file that it creates at 0666.
-fn open_or_create(path: &str, mode: OpenMode) -> io::Result<OwnedFd> {
-    let open_with = |flags| loop {
-        match open(path, flags, Mode::from_raw_mode(0o666)) {
-            Err(Errno::INTR) => {}
-            result => return result,
-        }
-    };
+fn open_or_create(policy: &Policy, path: &str, mode: OpenMode) -> Result<OwnedFd, OpenError> {
+    let open_with = |flags| policy.open(Path::new(path), flags, Mode::from_raw_mode(0o666));
     if mode.create {
         match open_with(mode.flags | OFlags::CREATE | OFlags::EXCL) {
-            Err(Errno::EXIST) => {}
+            Err(OpenError::Errno(Errno::EXIST)) => {}
             result => return result,
         }
     }

@@ -11,6 +11,7 @@ pub(crate) mod marker;
 pub(crate) mod mounts;
 pub(crate) mod phase;
 mod predecessor;
+pub(crate) mod settings;
 
 use std::io;
 use std::sync::Arc;

@@ -15,10 +15,13 @@ mod network;
 mod power;
 mod session;
 
+use std::sync::Arc;
+
 use qga_proto::{Outcome, QgaError, Request};
 
 use crate::exec::Ask;
 use crate::files::FileTable;
+use crate::filter::Filter;
 use crate::freeze::Order;
 use crate::worker::Run;
 
@@ -57,6 +60,8 @@ pub(crate) struct Handler {
 pub(crate) struct View {
     /// Filesystems are frozen, or about to be.
     pub(crate) frozen: bool,
+    /// What the channel that asks may use.
+    pub(crate) filter: Arc<Filter>,
 }
 
 /// All handlers, sorted by name.

@@ -35,7 +35,10 @@ fn info(view: &View, request: &Request) -> Result<Outcome, QgaError> {
     let GuestInfo {} = request.arguments()?;
     let commands = COMMANDS.iter().rev().map(|info| AgentCommand {
         name: info.name.to_owned(),
-        enabled: info.allowed_while_frozen || !view.frozen,
+        enabled: match view.frozen {
+            true => info.allowed_while_frozen,
+            false => view.filter.allows(info.name),
+        },
         success_response: Some(info.success_response),
     });
     Ok(Outcome::value(&AgentInfo {

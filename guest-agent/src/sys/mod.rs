@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "system calls without a safe wrapper; nowhere else")]
 
+pub(crate) mod activation;
 pub(crate) mod descriptor;
 pub(crate) mod fsfreeze;
 pub(crate) mod fstrim;
@@ -15,3 +16,4 @@ pub(crate) mod rtc;
 pub(crate) mod signals;
 pub(crate) mod spawn;
 pub(crate) mod threads;
+pub(crate) mod vsock;

@@ -45,7 +45,7 @@ fn what_cannot_be_opened_ends_the_agent_with_1_and_a_reason() {
             &["-t", &state, "-p", "/nonexist/x"],
             "critical: error opening channel '/nonexist/x': No such file or directory",
         ),
-        (&["-t", &state, "-m", "foo"], "critical: unsupported channel method/type: foo"),
+        (&["-t", &state, "-m", "foo", "-p", "x"], "critical: unsupported channel method/type: foo"),
         (&["-t", &state, "-m", "unix-listen"], "critical: must specify a path for this channel"),
         (
             &["-t", &state, "-m", "unix-listen", "-p", "/nonexist/x"],
