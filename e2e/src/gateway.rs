@@ -117,6 +117,11 @@ fn spawn(program: &Path, dir: &Path) -> Result<Process> {
         }
         Ok(rest.get("/readyz").ok().filter(|reply| reply.status == 200).map(drop))
     })
-    .with_context(|| format!("its log:\n{}", fs::read_to_string(&log).unwrap_or_default()))?;
+    .with_context(|| {
+        format!(
+            "the gateway does not come up; its log:\n{}",
+            fs::read_to_string(&log).unwrap_or_default()
+        )
+    })?;
     Ok(process)
 }

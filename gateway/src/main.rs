@@ -1,6 +1,9 @@
 //! `qga-gateway`: serves the guest agents of a host's VMs over REST.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -32,8 +35,17 @@ enum Command {
     Openapi,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match execute(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "qga-gateway: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command.unwrap_or(Command::Run) {
         Command::Openapi => print(&api::openapi_json()),
         Command::CheckConfig => {
@@ -47,13 +59,23 @@ fn main() -> anyhow::Result<()> {
 fn run(config: &Path, format: LogFormat) -> anyhow::Result<()> {
     let config = Config::load(config)?;
     telemetry::init(format)?;
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("the runtime cannot start")?
-        .block_on(daemon::run(config))
+        .context("the runtime cannot start")?;
+    let result = runtime.block_on(daemon::run(config));
+    // What is still running has had its grace.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
-    std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()).context("standard output")
+    std::io::stdout().write_all(text.as_bytes()).context("standard output")
+}
+
+/// The error and its causes, save those whose text is in it already.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |line, cause| {
+        if line.contains(&cause) { line } else { format!("{line}: {cause}") }
+    })
 }

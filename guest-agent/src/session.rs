@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use crate::channel::{Channel, Read, Write};
 use crate::dispatch::Dispatch;
+use crate::freeze::phase::Phase;
 use crate::{errno, log};
 
 /// What a read may bring at once, to begin with and while large messages come, in bytes.
@@ -42,6 +43,8 @@ pub(crate) struct Session {
     readable: bool,
     writable: bool,
     watching_writing: bool,
+    /// The end of input is in sight, but not yet read.
+    ending: bool,
     ended: bool,
     hung_up: bool,
     buffer: Vec<u8>,
@@ -69,6 +72,7 @@ impl Session {
             readable: false,
             writable: true,
             watching_writing: false,
+            ending: false,
             ended: false,
             hung_up: false,
             buffer: Vec::with_capacity(SMALL_BUFFER),
@@ -84,6 +88,7 @@ impl Session {
             return;
         }
         let hang_up = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+        self.ending |= hang_up || flags.contains(EventFlags::RDHUP);
         self.hung_up |= hang_up && self.channel.has_clients();
         self.readable |= hang_up || flags.intersects(EventFlags::IN | EventFlags::RDHUP);
         self.writable |= hang_up || flags.contains(EventFlags::OUT);
@@ -131,7 +136,7 @@ impl Session {
                 return Ok(Wants::ToWait);
             }
             match self.channel.read(&mut self.buffer) {
-                Read::Bytes(count) => self.take_in(count),
+                Read::Bytes(count) => self.take_in(count, dispatch),
                 Read::Blocked => self.readable = false,
                 Read::End if self.channel.has_clients() => self.ended = true,
                 Read::End => {
@@ -144,8 +149,23 @@ impl Session {
         Ok(Wants::AnotherTurn)
     }
 
-    fn take_in(&mut self, count: usize) {
-        self.server.feed(&self.buffer);
+    fn take_in(&mut self, count: usize, dispatch: &Dispatch) {
+        // A socket that gives less than it was asked for is empty (epoll(7)), which saves a read;
+        // a virtio port gives one of its buffers at a time.
+        let emptied = self.channel.has_clients() && count < self.buffer.capacity();
+        self.readable = !emptied || self.ending;
+        let buffer = std::mem::take(&mut self.buffer);
+        if dispatch.phase() == Phase::Freezing {
+            // A thaw must start before a sync behind it overtakes it: overtaken, it would wait for
+            // the very freeze that it is to stop.
+            for piece in buffer.split_inclusive(|&byte| byte == b'}') {
+                self.server.feed(piece);
+                self.start_jobs(dispatch);
+            }
+        } else {
+            self.server.feed(&buffer);
+        }
+        self.buffer = buffer;
         self.buffer.clear();
         if count == self.buffer.capacity() && count < LARGE_BUFFER {
             self.buffer.reserve_exact(LARGE_BUFFER);
@@ -211,6 +231,7 @@ impl Session {
         self.readable = false;
         self.writable = true;
         self.watching_writing = false;
+        self.ending = false;
         self.ended = false;
         self.hung_up = false;
     }

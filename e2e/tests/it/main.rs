@@ -3,6 +3,8 @@
 //! Each test boots one guest and runs a topic in it, once with our agent and once with Debian's.
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod guests;

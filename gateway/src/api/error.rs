@@ -1,19 +1,16 @@
-//! Every answer that is not a success: RFC 9457 problems with a stable code.
+//! The codes of everything that is not a success.
 //!
-//! This is the only file that names the status code of a failure. What a guest or its link did
-//! wrong is put into words in [`guest`].
+//! This is the only file that names the status code of a failure. [`problem`] is how one looks;
+//! what a guest or its link did wrong is put into words in [`guest`].
 
 pub(crate) mod guest;
+mod problem;
 
-use std::borrow::Cow;
-
-use axum::body::Body;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::api::vms::LinkBody;
+pub(crate) use problem::{Outcome, Problem, ProblemBody, ProblemNote, printable};
 
 /// What went wrong, for programs. Codes are only ever added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
@@ -178,6 +175,12 @@ impl Code {
         }
     }
 
+    /// Whether the request was wrong by itself, whatever the state of the VM.
+    const fn is_callers_fault(self) -> bool {
+        matches!(self.status().as_u16(), 400 | 401 | 403..=408 | 413 | 415)
+            && !matches!(self, Self::CommandDisabled)
+    }
+
     /// The HTTP status that goes with this code.
     pub const fn status(self) -> StatusCode {
         self.row().0
@@ -194,203 +197,6 @@ impl Code {
     }
 }
 
-/// How far the guest command of a failed request came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[schema(as = ProblemOutcome)]
-pub(crate) enum Outcome {
-    /// Nothing reached the guest.
-    NotSent,
-    /// The command was sent; whether the guest ran it is not known.
-    Unknown,
-    /// The guest ran or refused the command, and said that it failed.
-    Failed,
-}
-
-/// The body of every answer that is not a success (RFC 9457).
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Problem)]
-pub(crate) struct ProblemBody {
-    /// `urn:qga:problem:` and the code.
-    #[serde(rename = "type")]
-    #[schema(example = "urn:qga:problem:vm_not_found")]
-    kind: String,
-    /// The code in words.
-    #[schema(example = "No such VM")]
-    title: &'static str,
-    /// The HTTP status.
-    #[schema(example = 404)]
-    status: u16,
-    /// What happened this time, and what to do about it.
-    #[schema(value_type = String)]
-    detail: Cow<'static, str>,
-    code: Code,
-    /// The VM concerned.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    vm_id: Option<String>,
-    /// The guest agent command concerned.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    command: Option<&'static str>,
-    /// The agent's error class.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    qga_class: Option<String>,
-    /// The agent's error text: untrusted, cut at 1,024 characters, control characters escaped.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    qga_desc: Option<String>,
-    /// Whether the same request may be sent again without doing harm.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    retryable: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    outcome: Option<Outcome>,
-    /// The state of the link to the VM's agent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    link: Option<LinkBody>,
-    /// The freeze lease in the way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    lease_id: Option<String>,
-    #[serde(skip)]
-    retry_after: Option<u32>,
-}
-
-/// A failure on its way to the caller.
-#[derive(Debug)]
-pub(crate) struct Problem(Box<ProblemBody>);
-
-impl Problem {
-    pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        let (status, name, title) = code.row();
-        Self(Box::new(ProblemBody {
-            kind: format!("urn:qga:problem:{name}"),
-            title,
-            status: status.as_u16(),
-            detail: detail.into(),
-            code,
-            vm_id: None,
-            command: None,
-            qga_class: None,
-            qga_desc: None,
-            retryable: None,
-            outcome: None,
-            link: None,
-            lease_id: None,
-            retry_after: None,
-        }))
-    }
-
-    pub(crate) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Code::BadRequest, detail)
-    }
-
-    /// A member of the request's body with a value that cannot be used.
-    pub(crate) fn bad_member(name: &str, why: impl std::fmt::Display) -> Self {
-        Self::bad_request(format!("Member \"{name}\": {why}."))
-    }
-
-    pub(crate) fn vm(mut self, id: &crate::vm::VmId) -> Self {
-        self.0.vm_id = Some(id.to_string());
-        self
-    }
-
-    pub(crate) fn command(mut self, name: &'static str) -> Self {
-        self.0.command = Some(name);
-        self
-    }
-
-    pub(crate) fn guest_said(mut self, class: &str, desc: &str) -> Self {
-        self.0.qga_class = Some(printable(class));
-        self.0.qga_desc = Some(printable(desc));
-        self
-    }
-
-    pub(crate) fn outcome(mut self, outcome: Outcome, retryable: bool) -> Self {
-        self.0.outcome = Some(outcome);
-        self.0.retryable = Some(retryable);
-        self
-    }
-
-    pub(crate) fn link(mut self, link: LinkBody) -> Self {
-        self.0.link = Some(link);
-        self
-    }
-
-    pub(crate) fn lease(mut self, id: impl std::fmt::Display) -> Self {
-        self.0.lease_id = Some(id.to_string());
-        self
-    }
-
-    /// Says first what the failure means for the caller, then what it was.
-    pub(crate) fn preceded_by(mut self, meaning: &str) -> Self {
-        self.0.detail = format!("{meaning} {}", self.0.detail).into();
-        self
-    }
-
-    pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
-        self.0.retry_after = Some(seconds);
-        self
-    }
-}
-
-/// What the log line says of a problem. Carried in the response's extensions.
-#[derive(Clone, Debug)]
-pub(crate) struct ProblemNote {
-    pub(crate) code: Code,
-    /// Absent where the text may quote the request, which can hold file contents.
-    pub(crate) detail: Option<Cow<'static, str>>,
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let body = *self.0;
-        // Only strings, numbers and enums: their serialization cannot fail.
-        let json = serde_json::to_vec(&body).unwrap_or_default();
-        let mut response = Response::new(Body::from(json));
-        *response.status_mut() = body.code.status();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(seconds) = body.retry_after {
-            headers.insert(header::RETRY_AFTER, seconds.into());
-        }
-        if body.code == Code::Unauthenticated {
-            headers.insert(
-                header::WWW_AUTHENTICATE,
-                HeaderValue::from_static("Bearer realm=\"qga-gateway\""),
-            );
-        }
-        let detail = (body.code != Code::BadRequest).then_some(body.detail);
-        response.extensions_mut().insert(ProblemNote { code: body.code, detail });
-        response
-    }
-}
-
-/// Guest text made fit for a person's terminal: at most 1,024 characters, and nothing that
-/// moves a cursor or turns the direction of writing.
-pub(crate) fn printable(text: &str) -> String {
-    const LIMIT: usize = 1024;
-    let mut out = String::with_capacity(text.len().min(LIMIT));
-    for (n, c) in text.chars().enumerate() {
-        if n == LIMIT {
-            out.push('…');
-            break;
-        }
-        let unsafe_mark = matches!(c,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if c.is_control() || unsafe_mark {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -400,12 +206,5 @@ mod tests {
         for code in Code::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
-    }
-
-    #[test]
-    fn guest_text_cannot_drive_a_terminal() {
-        assert_eq!(printable("a\x1b[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\nc\\u{202e}d é");
-        let long = printable(&"x".repeat(5000));
-        assert_eq!(long.chars().count(), 1025);
     }
 }

@@ -170,3 +170,15 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Pr
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let never = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        let problem = read(&HeaderMap::new(), Body::from_stream(never), 10).await.unwrap_err();
+        assert!(format!("{problem:?}").contains("RequestTimeout"), "{problem:?}");
+    }
+}

@@ -169,3 +169,88 @@ impl Drop for LogLine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn front() -> Front {
+        async fn panics() {
+            panic!("a defect");
+        }
+        let context = |context: &RequestContext| {
+            context.concerns(&"web-1".parse().unwrap());
+            context.sends("guest-ping");
+        };
+        let works = move |request: Request<Body>| async move {
+            context(request.extensions().get::<Arc<RequestContext>>().unwrap());
+        };
+        let never = || std::future::pending::<()>();
+        let router = Router::new()
+            .route("/panics", axum::routing::get(panics))
+            .route("/works", axum::routing::get(works))
+            .route("/never", axum::routing::get(never));
+        Front::new(router)
+    }
+
+    fn request(path: &str) -> Request<Body> {
+        let request = Request::get(path).header("host", "a");
+        let request = request.header("authorization", "Bearer secret");
+        request.header("x-request-id", "job-1").body(Body::empty()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_and_the_next_request_is_served() {
+        let (front, peer) = (front(), Access::Peer(Principal::unix(1)));
+        let answer = front.handle(&peer, request("/panics")).await;
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+        assert_eq!(answer.headers()[REQUEST_ID], "job-1");
+        let note = answer.extensions().get::<ProblemNote>().unwrap();
+        assert_eq!(note.code, Code::InternalError);
+        assert_eq!(front.handle(&peer, request("/works")).await.status(), StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn each_request_is_one_line_without_secrets() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let (front, peer) = (front(), Access::Peer(Principal::unix(1)));
+        front.handle(&peer, request("/works")).await;
+        drop(Box::pin(front.handle(&peer, request("/never"))).now_or_never());
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let all: Vec<&str> = text.lines().collect();
+        assert_eq!(all.len(), 2, "{text}");
+        for part in [
+            "GET /works: 200",
+            "request_id=\"job-1\"",
+            "principal=\"unix:uid=1\"",
+            "vm.id=\"web-1\"",
+            "qga.command=\"guest-ping\"",
+        ] {
+            assert!(all[0].contains(part), "{part}: {text}");
+        }
+        assert!(all[1].contains("GET /never: the client hung up"), "{text}");
+        assert!(!text.contains("secret"), "{text}");
+    }
+}

@@ -50,10 +50,6 @@ impl FileTable {
             let e = errno::text(e);
             QgaError::generic(format!("failed to open file '{path}' (mode: '{mode}'): {e}"))
         })?;
-        if parsed.at_end {
-            // A pipe has no end to go to.
-            let _ = seek(&file, SeekFrom::End(0));
-        }
         let handle = self.state.take_handle().map_err(|e| {
             let path = self.state.path().display();
             let e = errno::of(&e);

@@ -10,8 +10,6 @@ pub(super) struct OpenMode {
     pub(super) flags: OFlags,
     /// Create the file where it is missing.
     pub(super) create: bool,
-    /// Start at the end, as a stream that can only append does.
-    pub(super) at_end: bool,
 }
 
 impl OpenMode {
@@ -27,7 +25,7 @@ impl OpenMode {
         };
         // Never this agent's terminal, never waiting for the other end of a FIFO.
         let flags = access | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        Ok(Self { flags, create, at_end: matches!(mode, "a" | "ab") })
+        Ok(Self { flags, create })
     }
 }
 

@@ -16,6 +16,7 @@
 //!   with an error, and all mounts are thawed from the first to the latest.
 //! * A filesystem whose FIFREEZE or FITHAW is still in the kernel is left alone: one call at a
 //!   time. When a FIFREEZE returns after its freeze was stopped, a FITHAW follows it.
+//! * What the agent before this one had in the kernel when it was killed counts as such a call.
 //! * If one of them takes longer than [`Patience`] allows, the thaw is answered with an error that
 //!   names it, and the phase stays `Frozen`. The last of them to be thawed ends the phase.
 
@@ -32,7 +33,7 @@ use super::kernel::{Frozen, Kernel};
 use super::marker::Marker;
 use super::mounts::{Device, Target};
 use super::phase::{Phase, SharedPhase};
-use super::{Order, STACK, WhenThawed};
+use super::{Order, STACK, WhenThawed, predecessor};
 use crate::worker::Reply;
 use crate::{errno, log, sys};
 
@@ -41,6 +42,8 @@ use crate::{errno, log, sys};
 pub(super) enum Message {
     /// From a client.
     Order(Order, Reply),
+    /// The agent that left the marker behind is gone, with all that it had in the kernel.
+    PredecessorGone,
     /// From a thread whose call has returned.
     Returned(Device, Returned),
 }
@@ -104,6 +107,8 @@ pub(super) struct Engine<K> {
     stuck: bool,
     /// Why a FITHAW could not even be tried.
     untried: Option<String>,
+    /// The agent before this one is still in the kernel.
+    predecessor: bool,
 }
 
 impl<K: Kernel> Engine<K> {
@@ -129,6 +134,7 @@ impl<K: Kernel> Engine<K> {
             entered,
             stuck: false,
             untried: None,
+            predecessor: false,
         }
     }
 
@@ -136,6 +142,7 @@ impl<K: Kernel> Engine<K> {
     pub(super) fn run(mut self) {
         if self.entered {
             lock_memory();
+            self.watch_predecessor();
         }
         loop {
             let message = match self.waiting.pop_front() {
@@ -149,12 +156,53 @@ impl<K: Kernel> Engine<K> {
                 Ok(Message::Order(Order::Thaw, reply)) => self.thaw(reply),
                 Ok(Message::Returned(device, returned)) => {
                     self.note(device, &returned);
-                    if self.stuck && self.all_thawed() {
-                        self.leave();
-                    }
+                    self.leave_if_last();
+                }
+                Ok(Message::PredecessorGone) => {
+                    self.predecessor_gone(self.stuck);
+                    self.leave_if_last();
                 }
                 Err(_) => return,
             }
+        }
+    }
+
+    fn watch_predecessor(&mut self) {
+        let Some(process) = self.marker.predecessor() else { return };
+        let outbox = self.outbox.clone();
+        let watching = std::thread::Builder::new()
+            .name("predecessor".into())
+            .stack_size(STACK)
+            .spawn(move || {
+                predecessor::wait(&process);
+                drop(outbox.send(Message::PredecessorGone));
+            });
+        self.predecessor = watching.is_ok();
+    }
+
+    /// Whatever it froze last it froze behind the back of a thaw.
+    fn predecessor_gone(&mut self, thawing: bool) {
+        self.predecessor = false;
+        if thawing {
+            match self.kernel.mounts() {
+                Ok(mounts) => self.call_all_thaws(&mounts.targets()),
+                Err(_) => self.untried = Some(no_mount_table().desc),
+            }
+        }
+    }
+
+    fn call_all_thaws(&mut self, targets: &[Target]) {
+        for target in targets {
+            if self.calls.iter().all(|call| call.device != target.device) {
+                self.call_thaw(target);
+                self.wait(Some(target.device), self.patience.each);
+            }
+        }
+    }
+
+    fn leave_if_last(&mut self) {
+        if self.stuck && self.all_thawed() {
+            self.leave();
         }
     }
 
@@ -248,12 +296,7 @@ impl<K: Kernel> Engine<K> {
             self.stay_frozen();
             return Err(no_mount_table());
         };
-        for target in mounts.targets() {
-            if self.calls.iter().all(|call| call.device != target.device) {
-                self.call_thaw(&target);
-                self.wait(Some(target.device), self.patience.each);
-            }
-        }
+        self.call_all_thaws(&mounts.targets());
         self.wait(None, self.patience.all);
         if self.all_thawed() {
             if self.entered {
@@ -267,7 +310,7 @@ impl<K: Kernel> Engine<K> {
     }
 
     fn all_thawed(&self) -> bool {
-        self.calls.is_empty() && self.untried.is_none()
+        self.calls.is_empty() && !self.predecessor && self.untried.is_none()
     }
 
     fn not_all_thawed(&self) -> QgaError {
@@ -275,8 +318,11 @@ impl<K: Kernel> Engine<K> {
         QgaError::generic(if let Some(why) = &self.untried {
             format!("failed to thaw: {why}; thawed {thawed} filesystems")
         } else {
-            let stuck: Vec<_> =
+            let mut stuck: Vec<_> =
                 self.calls.iter().map(|call| call.path.display().to_string()).collect();
+            if self.predecessor {
+                stuck.push("what the previous agent was freezing".to_owned());
+            }
             format!(
                 "failed to thaw {}: busy in the kernel, it will be thawed as soon as that ends; \
                  thawed {thawed} filesystems",
@@ -289,11 +335,14 @@ impl<K: Kernel> Engine<K> {
     /// Orders have to wait.
     fn wait(&mut self, device: Option<Device>, patience: Duration) {
         let deadline = Instant::now() + patience;
-        while self.calls.iter().any(|call| device.is_none_or(|device| call.device == device)) {
+        while self.calls.iter().any(|call| device.is_none_or(|device| call.device == device))
+            || (device.is_none() && self.predecessor)
+        {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(left) {
                 Ok(Message::Order(order, reply)) => self.waiting.push_back((order, reply)),
                 Ok(Message::Returned(device, returned)) => self.note(device, &returned),
+                Ok(Message::PredecessorGone) => self.predecessor_gone(true),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -311,6 +360,7 @@ impl<K: Kernel> Engine<K> {
                         return Ok(returned);
                     }
                 }
+                Ok(Message::PredecessorGone) => self.predecessor = false,
                 // The engine holds a sender itself.
                 Err(_) => {
                     return Err(Stopped::Failed(QgaError::generic("the agent is ending")));
@@ -344,8 +394,10 @@ impl<K: Kernel> Engine<K> {
     ) -> Result<(), String> {
         let device = target.device;
         let outbox = self.outbox.clone();
+        // Where threads are listed, this one says which filesystem it is stuck on.
+        let mount_point = target.path.file_name().unwrap_or(target.path.as_os_str());
         std::thread::Builder::new()
-            .name("ioctl".into())
+            .name(format!("fs:{}", mount_point.to_string_lossy()))
             .stack_size(STACK)
             // The engine, and so the inbox, lives as long as the agent.
             .spawn(move || drop(outbox.send(Message::Returned(device, call()))))

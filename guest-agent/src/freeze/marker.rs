@@ -1,12 +1,16 @@
 //! `qga.state.isfrozen`: that filesystems are frozen, for the agent that is started next.
 //!
-//! Created before the first filesystem freezes and removed when the last one is thawed. It is
-//! empty; that it exists is the message.
+//! Created before the first filesystem freezes and removed when the last one is thawed. That it
+//! exists is the message; in it stands which process made it (see [`predecessor`]).
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+
+use super::predecessor;
 
 /// The marker in one state directory.
 #[derive(Clone, Debug)]
@@ -37,9 +41,15 @@ impl Marker {
     }
 
     pub(super) fn create(&self) -> io::Result<()> {
-        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        rustix::fs::open(&self.path, flags, Mode::RUSR | Mode::WUSR)?;
-        Ok(())
+        let flags =
+            OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::open(&self.path, flags, Mode::RUSR | Mode::WUSR)?;
+        File::from(file).write_all(predecessor::myself().as_bytes())
+    }
+
+    /// The process that made it, if it is still there: killed, but with a call in the kernel.
+    pub(super) fn predecessor(&self) -> Option<OwnedFd> {
+        predecessor::find(&std::fs::read_to_string(&self.path).ok()?)
     }
 
     pub(super) fn remove(&self) -> io::Result<()> {

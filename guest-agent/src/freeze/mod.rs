@@ -10,6 +10,7 @@ mod kernel;
 pub(crate) mod marker;
 pub(crate) mod mounts;
 pub(crate) mod phase;
+mod predecessor;
 
 use std::io;
 use std::sync::Arc;

@@ -19,6 +19,38 @@ const WATCH: Duration = Duration::from_secs(1);
 /// How long the gateway may take to thaw and end.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// Boots the VM and waits until its disks are being written to.
+///
+/// # Errors
+/// It does not come up.
+pub(crate) fn boot(assets: &Assets, dir: &Path, stock: bool) -> Result<Vm> {
+    step("Booting a virtual machine");
+    let agent = if stock {
+        GuestAgent::Stock
+    } else {
+        let built = assets.programs.agent.clone();
+        GuestAgent::Ours(built.context("no qga-agent has been built")?)
+    };
+    say(match assets.accel() {
+        "kvm" => "With KVM.",
+        _ => "By software emulation, because KVM does not work here. A few seconds.",
+    });
+    let started = Instant::now();
+    let mut vm = Vm::builder(dir).agent(agent).boot(assets)?;
+    for disk in Disk::DATA {
+        vm.control().wait_writing(disk, SOON)?;
+    }
+    say(format_args!(
+        "Up after {:.1} s: Linux {}, with {} as its guest agent.",
+        started.elapsed().as_secs_f32(),
+        vm.control().output("uname -r")?,
+        if stock { "Debian's qemu-ga" } else { "qga-agent" },
+    ));
+    say("Besides its root disk it has an ext4, an xfs and a btrfs disk, and a program that");
+    say("keeps appending records to each of them.");
+    Ok(vm)
+}
+
 /// A VM behind a gateway. The gateway ends before the VM.
 #[derive(Debug)]
 pub(crate) struct Demo {
@@ -28,43 +60,16 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    /// Boots the VM and starts the gateway.
+    /// Starts the gateway.
     ///
     /// # Errors
-    /// Either does not come up.
-    pub(crate) fn start(dir: &Path, stock: bool) -> Result<Self> {
-        step("Booting a virtual machine");
-        let assets = Assets::prepare()?;
-        let agent = if stock {
-            GuestAgent::Stock
-        } else {
-            let built = assets.programs.agent.clone();
-            GuestAgent::Ours(built.context("no qga-agent has been built; run scripts/demo")?)
-        };
-        let program = assets.programs.gateway.clone();
-        let program = program.context("no qga-gateway has been built; run scripts/demo")?;
-        say(match assets.accel() {
-            "kvm" => "With KVM.",
-            _ => "By software emulation, because KVM does not work here. A few seconds.",
-        });
-        let started = Instant::now();
-        let mut vm = Vm::builder(dir).agent(agent).boot(&assets)?;
-        for disk in Disk::DATA {
-            vm.control().wait_writing(disk, SOON)?;
-        }
-        say(format_args!(
-            "Up after {:.1} s: Linux {}, with {} as its guest agent.",
-            started.elapsed().as_secs_f32(),
-            vm.control().output("uname -r")?,
-            if stock { "Debian's qemu-ga" } else { "qga-agent" },
-        ));
-        say("Besides its root disk it has an ext4, an xfs and a btrfs disk, and a program that");
-        say("keeps appending records to each of them.");
-
+    /// It does not come up, or does not find the VM's agent.
+    pub(crate) fn start(assets: &Assets, dir: &Path, vm: Vm) -> Result<Self> {
         step("Starting the gateway");
+        let program = assets.programs.gateway.as_deref();
+        let program = program.context("no qga-gateway has been built")?;
         let tcp = free_port()?;
-        let vms = [("demo", vm.qga_socket())];
-        let gateway = Gateway::start_on(&program, dir, &vms, Some(tcp))?;
+        let gateway = Gateway::start_on(program, dir, &[("demo", vm.qga_socket())], Some(tcp))?;
         let rest = gateway.rest();
         let mut last = String::new();
         until("the guest agent's answer", SOON, || {

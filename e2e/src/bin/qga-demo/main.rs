@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
+use qga_e2e::Assets;
 
 use crate::demo::Demo;
 use crate::show::{plain, say, step};
@@ -72,19 +73,27 @@ fn main() -> ExitCode {
 }
 
 fn failed(failure: &Failure) {
-    plain(format_args!("\nThe demo has failed: {:#}\n", failure.error));
-    plain(format_args!("What to do: {}.\n", failure.advice));
+    plain("\nThe demo has failed:");
+    // The innermost cause last, where it is looked for.
+    for cause in failure.error.chain() {
+        say(cause.to_string().trim_end());
+    }
+    plain("What to do:");
+    say(format_args!("{}.\n", failure.advice));
 }
 
 fn play(options: &Options, stop: &mut Stop, dir: &Path) -> Result<(), Failure> {
     let advise = |advice| move |error| Failure { error, advice };
-    let mut demo = Demo::start(dir, options.stock).map_err(advise(
-        "it needs 1 GiB of memory and of disk in the temporary directory (XDG_RUNTIME_DIR or \
-         TMPDIR); if a program is missing, run scripts/install-deps; `scripts/demo --stock` \
-         tells whether a VM with Debian's own agent comes up",
+    let assets = Assets::prepare()
+        .map_err(advise("run scripts/demo, which installs, fetches and builds what is missing"))?;
+    let vm = demo::boot(&assets, dir, options.stock).map_err(advise(
+        "the VM takes 512 MiB of memory, and up to 700 MiB in the temporary directory, which\n\
+         TMPDIR can name; `scripts/demo --stock` tells whether a VM with Debian's own agent works",
     ))?;
+    let mut demo = Demo::start(&assets, dir, vm)
+        .map_err(advise("read the gateway's log above; run the demo again with less beside it"))?;
     demo.show().map_err(advise(
-        "run it again, with less running beside it; if it stays, this is a fault of qga, and the \
+        "run it again, with less running beside it; if it stays, this is a fault of qga, and the\n\
          message above is what to report",
     ))?;
     demo.show_lines();

@@ -1,5 +1,6 @@
 //! The `curl` lines that the demo prints, and running them as a newcomer would.
 
+use std::env;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -19,45 +20,54 @@ pub(crate) struct Line {
 
 /// The lines for the gateway's Unix socket.
 pub(crate) fn over_unix(socket: &Path) -> Vec<Line> {
-    let curl = |options: &str, path: &str| {
+    let line_for = |options: &str, path: &str| {
         format!(
-            "curl -sS {options}--unix-socket {} http://localhost/vms/demo{path} | jq",
+            "{} {options}--unix-socket {} http://localhost/vms/demo{path} | jq",
+            curl(),
             socket.display()
         )
     };
     vec![
-        line("freeze", curl("-X POST ", "/fsfreeze"), r#""filesystems": 4"#),
-        line("look", curl("", "/fsfreeze"), r#""status": "frozen""#),
-        line("thaw", curl("-X DELETE ", "/fsfreeze"), r#""state": "thawed""#),
+        line("freeze", line_for("-X POST ", "/fsfreeze"), r#""filesystems": 4"#),
+        line("look", line_for("", "/fsfreeze"), r#""status": "frozen""#),
+        line("thaw", line_for("-X DELETE ", "/fsfreeze"), r#""state": "thawed""#),
     ]
 }
 
 /// The lines for TCP, where every request carries the token.
 pub(crate) fn over_tcp(address: SocketAddr, token: &Path) -> Vec<Line> {
-    let curl = |options: &str, path: &str| {
+    let line_for = |options: &str, path: &str| {
         format!(
-            r#"curl -sS -H "Authorization: Bearer $(cat {})" {options}http://{address}{path} | jq"#,
+            r#"{} -H "Authorization: Bearer $(cat {})" {options}http://{address}{path} | jq"#,
+            curl(),
             token.display()
         )
     };
     vec![
-        line("the VM", curl("", "/vms/demo"), r#""id": "demo""#),
+        line("the VM", line_for("", "/vms/demo"), r#""id": "demo""#),
         line(
             "freeze for 10 s",
-            curl(r#"--json '{"ttl_seconds": 10}' "#, "/vms/demo/fsfreeze"),
+            line_for(r#"--json '{"ttl_seconds": 10}' "#, "/vms/demo/fsfreeze"),
             r#""ttl_seconds": 10"#,
         ),
-        line("thaw earlier", curl("-X DELETE ", "/vms/demo/fsfreeze"), r#""state": "thawed""#),
+        line("thaw earlier", line_for("-X DELETE ", "/vms/demo/fsfreeze"), r#""state": "thawed""#),
     ]
 }
 
 /// What must hold besides, for [`Line::run`] only.
 pub(crate) fn besides(address: SocketAddr) -> Vec<Line> {
-    let status = "-sSL -o /dev/null -w '%{http_code}'";
+    let status = format!("{} -L -o /dev/null -w '%{{http_code}}' http://{address}", curl());
     vec![
-        line("the API page", format!("curl {status} http://{address}/docs"), "200"),
-        line("no entry without the token", format!("curl {status} http://{address}/vms"), "401"),
+        line("the API page", format!("{status}/docs"), "200"),
+        line("no entry without the token", format!("{status}/vms"), "401"),
     ]
+}
+
+/// curl, told to go straight to this machine where a proxy is set.
+fn curl() -> &'static str {
+    let proxy =
+        ["http_proxy", "all_proxy", "ALL_PROXY"].into_iter().any(|n| env::var_os(n).is_some());
+    if proxy { "curl -sS --noproxy '*'" } else { "curl -sS" }
 }
 
 const fn line(what: &'static str, command: String, proof: &'static str) -> Line {

@@ -165,7 +165,11 @@ fn agent_error(vm: &VmHandle, info: &CommandInfo, frozen: bool, error: &QgaError
     } else {
         Problem::new(
             Code::AgentError,
-            format!("The agent of VM \"{id}\" answered {} with an error; its own words are in qga_desc.", info.name),
+            format!(
+                "The agent of VM \"{id}\" answered {} with an error: \"{}\".",
+                info.name,
+                printable(&error.desc).trim_end_matches("\\n")
+            ),
         )
         .outcome(Outcome::Failed, false)
     };

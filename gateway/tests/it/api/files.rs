@@ -65,12 +65,12 @@ async fn what_cannot_be_is_refused_by_the_name_of_its_member() {
 #[tokio::test]
 async fn large_pieces_pass_both_ways() {
     let gateway = Gateway::start().await;
-    let count = 8 << 20;
+    let count: usize = 8 << 20;
     let ask = gateway.ask("POST", "/vms/vm/file-handles/1/read").json(&json!({"count": count}));
     let read = ask.send().await.expect(200);
     assert_eq!(read["count"], count);
     let text = read["buf-b64"].as_str().unwrap();
-    assert_eq!(text.len(), (count as usize).div_ceil(3) * 4);
+    assert_eq!(text.len(), count.div_ceil(3) * 4);
     let ask = gateway.ask("POST", "/vms/vm/file-handles/1/write").json(&json!({"buf-b64": text}));
     assert_eq!(ask.send().await.expect(200)["count"], count);
     // The largest that goes at once, and one that does not.

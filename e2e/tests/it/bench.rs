@@ -1,0 +1,71 @@
+//! The bench program works: it runs, measures what is built and prints every row. No time is
+//! held to anything here.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+const AGENT_ROWS: [&str; 15] = [
+    "ping round trip, p50",
+    "ping round trip, p99",
+    "ping round trip, p50, both on one core",
+    "pings/s, 32 in flight",
+    "file read, 64 KiB chunks",
+    "file read, 1024 KiB chunks",
+    "file write, 64 KiB chunks",
+    "file write, 1024 KiB chunks",
+    "resident, idle",
+    "resident, after 8 MiB chunks read and written",
+    "… at the peak of it",
+    "… two seconds after it",
+    "program on disk",
+    "shared libraries that it loads",
+    "start-up, until the first ping's answer",
+];
+
+const GATEWAY_ROWS: [&str; 10] = [
+    "pings/s, 1 client",
+    "pings/s, 16 clients",
+    "ping round trip, 1 client, p50",
+    "… that the gateway adds",
+    "guest commands per request",
+    "pings/s, 16 clients, axum without middleware",
+    "pings/s, 1 client, a log line each",
+    "pings/s, 16 clients, a log line each",
+    "ping round trip, 1 client, p50, a log line each",
+    "… that the gateway adds, a log line each",
+];
+
+#[test]
+fn a_quick_run_prints_every_row() {
+    let bench = Path::new(env!("CARGO_BIN_EXE_qga-bench"));
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("bench.json");
+    let mut command = Command::new(bench);
+    command.arg("--quick").arg("--json").arg(&json);
+    // Those for debugging will do; what is not finished yet is skipped.
+    for daemon in ["agent", "gateway"] {
+        let built = bench.with_file_name(format!("qga-{daemon}"));
+        if built.is_file() {
+            command.arg(format!("--{daemon}")).arg(built);
+        }
+    }
+    let done = command.output().unwrap();
+    let text = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{text}\n{}", String::from_utf8_lossy(&done.stderr));
+
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    for (table, expected) in [&AGENT_ROWS[..], &GATEWAY_ROWS].into_iter().enumerate() {
+        let rows = report["tables"][table]["rows"].as_array().unwrap();
+        let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
+        assert_eq!(names, expected);
+        for row in rows {
+            let name = row["name"].as_str().unwrap();
+            assert!(text.contains(name), "{name}: {text}");
+            let verdict = row["judgement"]["verdict"].as_str().unwrap();
+            let known = ["–", "met", "missed", "not measured"];
+            assert!(known.contains(&verdict), "{name}: {verdict}");
+        }
+    }
+}

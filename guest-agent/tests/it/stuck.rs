@@ -1,0 +1,126 @@
+//! A filesystem whose freeze does not come back: an ext4 on a loop device whose file lies on a
+//! filesystem that was frozen from outside.
+
+use std::time::{Duration, Instant};
+
+use crate::bed::{Agent, Client, wait_for};
+use crate::cell::{Cell, cell_or_skip};
+
+/// `/mnt/a` and `/mnt/z` around `/mnt/stuck`, which has something to write but cannot.
+fn prepare(cell: &Cell) {
+    cell.mount("ext4", "/mnt/a");
+    cell.sh("truncate -s 128M $OUTER/images/lower
+             mkfs.ext4 -q $OUTER/images/lower
+             mkdir $OUTER/lower $ROOT/mnt/stuck
+             mount -o loop $OUTER/images/lower $OUTER/lower
+             truncate -s 32M $OUTER/lower/upper
+             mkfs.ext4 -q $OUTER/lower/upper
+             mount -o loop $OUTER/lower/upper $ROOT/mnt/stuck");
+    cell.mount("ext4", "/mnt/z");
+    cell.sh("fsfreeze -f $OUTER/lower
+             echo data > $ROOT/mnt/stuck/file");
+}
+
+/// Sends a freeze and waits until it hangs: from the latest mount on, `/mnt/z` is frozen then.
+fn hang(agent: &Agent, client: &mut Client) {
+    client.send("{'execute':'guest-fsfreeze-freeze'}");
+    wait_for("the freeze to hang", || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.child.id())).unwrap();
+        tasks.flatten().find(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.contains("(fs:stuck) D")
+        })
+    });
+}
+
+fn status(client: &mut Client) -> String {
+    client.get("guest-fsfreeze-status", "")
+}
+
+#[test]
+fn a_thaw_ends_a_freeze_that_hangs() {
+    let cell = cell_or_skip!();
+    prepare(&cell);
+    let agent = cell.start(&[]);
+    let mut client = agent.connect();
+    hang(&agent, &mut client);
+    let mut z = cell.blocked_writer("/mnt/z/f");
+
+    let begun = Instant::now();
+    client.send("{'execute':'guest-fsfreeze-thaw'}");
+    z.wait_until_done();
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    let freeze = client.line();
+    assert!(freeze.contains("\"desc\": \"stopped by thaw\""), "{freeze}");
+    let thaw = client.line();
+    assert!(thaw.contains("failed to thaw /mnt/stuck: busy in the kernel"), "{thaw}");
+    assert_eq!(status(&mut client), "\"frozen\"");
+    assert!(cell.path("/run/qga.state.isfrozen").exists());
+    cell.writer("/mnt/a/f").wait_until_done();
+    assert_eq!(client.get("guest-ping", ""), "{}");
+
+    cell.sh("fsfreeze -u $OUTER/lower");
+    wait_for("the stuck one to thaw", || (status(&mut client) == "\"thawed\"").then_some(()));
+    assert!(!cell.path("/run/qga.state.isfrozen").exists());
+    cell.writer("/mnt/stuck/f").wait_until_done();
+}
+
+#[test]
+fn a_sync_overtakes_a_freeze_that_hangs_and_a_new_client_can_thaw() {
+    let cell = cell_or_skip!();
+    prepare(&cell);
+    let agent = cell.start(&[]);
+    let mut client = agent.connect();
+    hang(&agent, &mut client);
+    assert_eq!(client.call("guest-sync-delimited", "{\"id\":9}"), "<FF>{\"return\": 9}");
+    assert_eq!(status(&mut client), "\"frozen\"");
+    drop(client);
+
+    let mut client = agent.connect();
+    assert_eq!(status(&mut client), "\"frozen\"");
+    let thaw = client.error("guest-fsfreeze-thaw", "");
+    assert!(thaw.contains("failed to thaw /mnt/stuck: busy in the kernel"), "{thaw}");
+    cell.sh("fsfreeze -u $OUTER/lower");
+    wait_for("the stuck one to thaw", || (status(&mut client) == "\"thawed\"").then_some(()));
+    cell.writer("/mnt/stuck/f").wait_until_done();
+}
+
+#[test]
+fn a_thaw_and_a_sync_in_one_write_stop_a_freeze_that_hangs() {
+    let cell = cell_or_skip!();
+    prepare(&cell);
+    let agent = cell.start(&[]);
+    let mut client = agent.connect();
+    hang(&agent, &mut client);
+    let mut z = cell.blocked_writer("/mnt/z/f");
+    client.send("{'execute':'guest-fsfreeze-thaw'}{'execute':'guest-sync','arguments':{'id':3}}");
+    assert_eq!(client.line(), "{\"return\": 3}");
+    z.wait_until_done();
+    cell.sh("fsfreeze -u $OUTER/lower");
+    wait_for("the stuck one to thaw", || (status(&mut client) == "\"thawed\"").then_some(()));
+}
+
+#[test]
+fn an_agent_killed_while_its_freeze_hangs_leaves_the_channel_to_the_next_one() {
+    let cell = cell_or_skip!();
+    prepare(&cell);
+    let mut agent = cell.start(&[]);
+    let mut client = agent.connect();
+    hang(&agent, &mut client);
+    let _ = agent.child.kill();
+    // The thread in the kernel outlives the kill, but it does not hold the channel.
+    assert_eq!(client.rest(), b"");
+
+    let next = cell.start(&[]);
+    let mut client = next.connect();
+    assert_eq!(status(&mut client), "\"frozen\"");
+    // Either its own FITHAW hangs behind that thread, or the thread has yet to come that far.
+    let thaw = client.error("guest-fsfreeze-thaw", "");
+    assert!(thaw.contains("busy in the kernel"), "{thaw}");
+    cell.writer("/mnt/z/f").wait_until_done();
+    assert_eq!(status(&mut client), "\"frozen\"");
+    cell.sh("fsfreeze -u $OUTER/lower");
+    wait_for("the stuck one to thaw", || (status(&mut client) == "\"thawed\"").then_some(()));
+    cell.writer("/mnt/stuck/f").wait_until_done();
+    agent.kill();
+}
