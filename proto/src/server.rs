@@ -13,15 +13,15 @@
 //!                     Deferred        Abandoned     both run to their end, unanswered
 //! ```
 //!
-//! * A command starts when everything before it is done, except `guest-fsfreeze-thaw`, which
-//!   starts at once: it must be able to stop a freeze that hangs.
+//! * A command starts when everything before it is done, except those that thaw, which start at
+//!   once: they must be able to stop a freeze that hangs.
 //! * Commands that were overtaken still run, in order, without a reply: whoever sent them
 //!   meant them. Those that may run while frozen do not wait for them.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::command::{Command, CommandInfo, GuestFsfreezeThaw, GuestSyncDelimited};
+use crate::command::{Command, CommandInfo, GuestSyncDelimited};
 use crate::error::QgaError;
 use crate::json::{Deframer, Framed};
 use crate::output::Output;
@@ -158,8 +158,7 @@ impl Server {
                 continue;
             };
             let in_turn = all_done && !stalled && (nothing_overtaken || info.allowed_while_frozen);
-            let urgent = info.name == GuestFsfreezeThaw::INFO.name;
-            if (in_turn || urgent) && may_start(info) {
+            if (in_turn || info.is_thaw()) && may_start(info) {
                 let started = State::Running(info, now);
                 if let State::Queued(_, request) = std::mem::replace(&mut entry.state, started) {
                     self.queued_bytes -= request.size();

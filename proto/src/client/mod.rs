@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use self::handshake::SyncIds;
 use self::handshake::{Handshake, Step};
-use crate::command::{Command, CommandInfo, GuestFsfreezeThaw};
+use crate::command::{Command, CommandInfo, command_info};
 use crate::lines::{Line, Lines};
 use crate::reply::{Content, Reply};
 pub use crate::reply::{ReplyError, ReplyText};
@@ -204,11 +204,11 @@ impl Client {
     }
 
     fn takes(&self, name: &str, pipelined: bool) -> bool {
-        let exempt = name == GuestFsfreezeThaw::INFO.name
-            && self.was_synced
-            && !self.needs_sync()
-            && self.in_flight.len() < MAX_IN_FLIGHT;
-        exempt || self.has_room(pipelined)
+        self.has_room(pipelined)
+            || (self.was_synced
+                && !self.needs_sync()
+                && self.in_flight.len() < MAX_IN_FLIGHT
+                && command_info(name).is_some_and(CommandInfo::is_thaw))
     }
 
     fn has_room(&self, pipelined: bool) -> bool {
