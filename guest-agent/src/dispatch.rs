@@ -33,9 +33,9 @@ impl Dispatch {
         Ok(Self {
             handlers: handler::all(),
             completions,
-            files: Worker::start("file", STACK, files)?,
+            files: Worker::start_apart("file", STACK, files)?,
             helpers: Worker::start("helper", STACK, ())?,
-            queries: Worker::start("query", STACK, ())?,
+            queries: Worker::start_apart("query", STACK, ())?,
             freezer,
         })
     }
@@ -73,6 +73,9 @@ impl Dispatch {
         match self.handlers[at].place {
             Place::Poll(run) => {
                 return Some(run(&View { frozen }, &request).unwrap_or_else(Outcome::Error));
+            }
+            Place::Freezes(run) => {
+                return Some(run(&self.freezer, &request).unwrap_or_else(Outcome::Error));
             }
             Place::Files(run) => self.files.submit(run, request, reply()),
             Place::Queries(run) => self.queries.submit(run, request, reply()),

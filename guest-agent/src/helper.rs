@@ -3,10 +3,12 @@
 //! The error texts are qemu-ga's. Unlike there, a program that never ends, or leaves a child that
 //! holds its output open, cannot hold the agent up.
 
+use std::ffi::OsStr;
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use qga_proto::QgaError;
@@ -22,6 +24,17 @@ const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// Runs a program to its end. `action` completes the sentence "child process has failed to …".
 pub(crate) fn run(command: &[&str], action: &str, patience: Duration) -> Result<(), QgaError> {
+    let command: Vec<&OsStr> = command.iter().map(OsStr::new).collect();
+    run_until(&command, action, patience, &AtomicBool::new(false))
+}
+
+/// As [`run`]; the program is killed, too, soon after `stop` becomes true.
+pub(crate) fn run_until(
+    command: &[&OsStr],
+    action: &str,
+    patience: Duration,
+    stop: &AtomicBool,
+) -> Result<(), QgaError> {
     let (program, arguments) =
         command.split_first().ok_or_else(|| QgaError::generic("no program"))?;
     let failed =
@@ -33,11 +46,17 @@ pub(crate) fn run(command: &[&str], action: &str, patience: Duration) -> Result<
     let child = sys::process::in_own_session(&mut command).spawn();
     // The command holds the writing end, and the output would never end.
     drop(command);
-    let mut child =
-        child.map_err(|e| failed(&format!("failed to exec '{program}': {}", errno::of(&e))))?;
+    let mut child = child.map_err(|e| {
+        let program = program.display();
+        failed(&format!("failed to exec '{program}': {}", errno::of(&e)))
+    })?;
 
-    let (status, text) = watch(&mut child, output, patience).map_err(|e| failed(&errno::of(&e)))?;
+    let watched = watch(&mut child, output, patience, stop);
+    let (status, text) = watched.map_err(|e| failed(&errno::of(&e)))?;
     let Some(status) = status else {
+        if stop.load(Ordering::Relaxed) {
+            return Err(failed("stopped"));
+        }
         return Err(failed(&format!("no end after {} s", patience.as_secs())));
     };
     verdict(status, &text, &failed)
@@ -62,13 +81,15 @@ fn verdict(
 }
 
 /// Waits for the child and collects its output; no status means that it was killed for taking too
-/// long.
+/// long, or because of `stop`.
 fn watch(
     child: &mut Child,
     mut output: std::io::PipeReader,
     patience: Duration,
+    stop: &AtomicBool,
 ) -> std::io::Result<(Option<ExitStatus>, String)> {
     let deadline = Instant::now() + patience;
+    let is_over = || Instant::now() > deadline || stop.load(Ordering::Relaxed);
     let mut kept = Vec::new();
     let mut buffer = vec![0; 4096];
     let mut open = true;
@@ -78,7 +99,7 @@ fn watch(
         let pause = if status.is_some() { Timespec { tv_sec: 0, tv_nsec: 0 } } else { GLANCE };
         while open {
             let mut readable = [PollFd::from_borrowed_fd(output.as_fd(), PollFlags::IN)];
-            if poll(&mut readable, Some(&pause))? == 0 || Instant::now() > deadline {
+            if poll(&mut readable, Some(&pause))? == 0 || is_over() {
                 break;
             }
             let n = output.read(&mut buffer)?;
@@ -89,7 +110,7 @@ fn watch(
         if status.is_some() {
             return Ok((status, String::from_utf8_lossy(&kept).into_owned()));
         }
-        if Instant::now() > deadline {
+        if is_over() {
             kill(child);
             return Ok((None, String::new()));
         }
@@ -99,12 +120,17 @@ fn watch(
     }
 }
 
-/// Kills the whole session. A child that cannot even be killed is left behind.
+/// Kills the whole session. A child that cannot even be killed within a second is left behind.
 fn kill(child: &mut Child) {
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process_group(group, Signal::KILL);
     }
-    drop(child.try_wait());
+    for _ in 0..50 {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        let _ = poll(&mut [], Some(&GLANCE));
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use lexopt::Arg;
 
+use crate::freeze::settings::DEFAULT_HOOK;
+
 /// The qemu-ga release whose behaviour this agent keeps; clients compare it.
 pub(crate) const QEMU_GA_VERSION: &str = "11.1.3";
 
@@ -15,8 +17,18 @@ pub(crate) const QEMU_GA_VERSION: &str = "11.1.3";
 pub(crate) const VERSION: &str =
     concat!("QEMU Guest Agent 11.1.3 (qga-agent ", env!("CARGO_PKG_VERSION"), ")");
 
-const LONG: [&str; 9] =
-    ["method", "path", "statedir", "logfile", "pidfile", "verbose", "version", "help", "daemonize"];
+const LONG: [&str; 10] = [
+    "method",
+    "path",
+    "statedir",
+    "logfile",
+    "pidfile",
+    "verbose",
+    "version",
+    "help",
+    "daemonize",
+    "fsfreeze-hook",
+];
 
 /// How the agent was asked to run.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) state_dir: PathBuf,
     pub(crate) log_file: Option<PathBuf>,
     pub(crate) pid_file: PathBuf,
+    /// `-F`.
+    pub(crate) fsfreeze_hook: Option<PathBuf>,
     pub(crate) verbose: bool,
     pub(crate) daemonize: bool,
 }
@@ -38,6 +52,7 @@ impl Default for Options {
             state_dir: "/var/run".into(),
             log_file: None,
             pid_file: "/var/run/qemu-ga.pid".into(),
+            fsfreeze_hook: None,
             verbose: false,
             daemonize: false,
         }
@@ -73,6 +88,11 @@ fn read(mut parser: lexopt::Parser) -> Result<Asked, lexopt::Error> {
             "statedir" => options.state_dir = parser.value()?.into(),
             "logfile" => options.log_file = Some(parser.value()?.into()),
             "pidfile" => options.pid_file = parser.value()?.into(),
+            "fsfreeze-hook" => {
+                // An optional value has to be attached.
+                let hook = parser.optional_value().unwrap_or_else(|| DEFAULT_HOOK.into());
+                options.fsfreeze_hook = Some(hook.into());
+            }
             "verbose" => options.verbose = true,
             "daemonize" => options.daemonize = true,
             "version" => return Ok(Asked::Version),
@@ -89,6 +109,7 @@ fn letter_name(letter: char) -> Result<&'static str, lexopt::Error> {
         't' => "statedir",
         'l' => "logfile",
         'f' => "pidfile",
+        'F' => "fsfreeze-hook",
         'v' => "verbose",
         'V' => "version",
         'h' => "help",
@@ -120,6 +141,10 @@ Usage: {program} [-m <method> -p <path>] [<options>]
                     /dev/virtio-ports/org.qemu.guest_agent.0)
   -l, --logfile     set logfile path, logs to stderr by default
   -f, --pidfile     specify pidfile (default is /var/run/qemu-ga.pid)
+  -F, --fsfreeze-hook
+                    run this program as `PROGRAM freeze` before a freeze and
+                    `PROGRAM thaw` after it; without an (attached) path
+                    {DEFAULT_HOOK}
   -t, --statedir    specify dir to store state information (absolute paths
                     only, default is /var/run); it must not lie on a
                     filesystem that is to be frozen
@@ -152,16 +177,25 @@ mod tests {
             state_dir: "/s".into(),
             log_file: Some("/l".into()),
             pid_file: "/p".into(),
+            fsfreeze_hook: Some("/h".into()),
             verbose: true,
             daemonize: true,
         };
-        let short = asked("-m unix-listen -p/run/a -t /s -l/l -f /p -vd");
+        let short = asked("-m unix-listen -p/run/a -t /s -l/l -f /p -vd -F/h");
         let long = asked(
             "--method=unix-listen --path /run/a --statedir=/s --logfile /l --pidfile=/p --verbose \
-             --daemonize",
+             --daemonize --fsfreeze-hook=/h",
         );
         assert_eq!(short, Asked::Run(wanted));
         assert_eq!(short, long);
+    }
+
+    #[test]
+    fn the_hook_has_a_default_and_its_path_is_attached() {
+        for line in ["-F", "-vF", "--fsfreeze-hook", "--fsf -p /x", "-F /not-its-value"] {
+            let Asked::Run(options) = asked(line) else { panic!("{line}") };
+            assert_eq!(options.fsfreeze_hook, Some(DEFAULT_HOOK.into()), "{line}");
+        }
     }
 
     #[test]

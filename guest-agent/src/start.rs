@@ -16,6 +16,7 @@ use crate::files::FileTable;
 use crate::freeze::choice::holding_state;
 use crate::freeze::marker::Marker;
 use crate::freeze::mounts::Mounts;
+use crate::freeze::settings::FreezeSettings;
 use crate::freeze::{Freezer, WhenThawed};
 use crate::options::Options;
 use crate::state::State;
@@ -64,7 +65,9 @@ fn start(options: Options) -> Result<ExitCode, Failed> {
     } else if readiness.is_some() {
         write_pid_file(&options.pid_file, &pid_file)?;
     }
-    let result = serve(channel, state, marker, when_thawed, readiness);
+    let settings = FreezeSettings { hook: options.fsfreeze_hook, ..FreezeSettings::default() };
+    let freezer = || Freezer::start(marker, settings, when_thawed);
+    let result = serve(channel, state, freezer, readiness);
     drop(pid_file.lock().unwrap_or_else(PoisonError::into_inner).take());
     result.map_err(|e| critical("error initializing guest agent", &e))?;
     Ok(ExitCode::SUCCESS)
@@ -73,14 +76,13 @@ fn start(options: Options) -> Result<ExitCode, Failed> {
 fn serve(
     channel: Channel,
     state: State,
-    marker: Marker,
-    when_thawed: Option<WhenThawed>,
+    freezer: impl FnOnce() -> std::io::Result<Freezer>,
     readiness: Option<Readiness>,
 ) -> std::io::Result<()> {
     let signals = sys::signals::ending_signals()?;
     log::start()?;
     let completions = Completions::new()?;
-    let freezer = Freezer::start(marker, when_thawed)?;
+    let freezer = freezer()?;
     let dispatch = Dispatch::start(Arc::clone(&completions), FileTable::new(state), freezer)?;
     let mut agent = Agent::new(vec![channel], signals, completions, dispatch)?;
     if let Some(readiness) = readiness {

@@ -18,7 +18,7 @@ mod session;
 use qga_proto::{Outcome, QgaError, Request};
 
 use crate::files::FileTable;
-use crate::freeze::Order;
+use crate::freeze::{Freezer, Order};
 use crate::worker::Run;
 
 /// Where and how a command runs.
@@ -32,6 +32,8 @@ pub(crate) enum Place {
     Queries(Run<()>),
     /// On the worker for helper programs.
     Helpers(Run<()>),
+    /// At once too, from what the freeze engine has published.
+    Freezes(fn(&Freezer, &Request) -> Result<Outcome, QgaError>),
     /// In the freeze engine; the arguments are read on the poll thread.
     Freezer(fn(&Request) -> Result<Order, QgaError>),
 }
