@@ -136,6 +136,10 @@ pub(super) struct Engine<K> {
     hook_error: Option<QgaError>,
     /// Hooks run so far.
     hooks: u64,
+    /// The marker is there, and the record is about what it stands for.
+    resumes: bool,
+    /// The record is of another boot.
+    other_boot: bool,
 }
 
 impl<K: Kernel> Engine<K> {
@@ -175,6 +179,8 @@ impl<K: Kernel> Engine<K> {
             hook_due: false,
             hook_error: None,
             hooks: 0,
+            resumes: false,
+            other_boot: false,
         }
     }
 

@@ -66,7 +66,7 @@ impl Freezer {
         let linux = Linux::new()?;
         let timer = linux.timer();
         let (outbox, inbox) = sync_channel(INBOX);
-        let engine = Engine::new(
+        let mut engine = Engine::new(
             Arc::new(linux),
             settings,
             Arc::clone(&phase),
@@ -75,6 +75,7 @@ impl Freezer {
             when_thawed,
             (outbox.clone(), inbox),
         );
+        engine.load();
         std::thread::Builder::new()
             .name("freeze".into())
             .stack_size(ENGINE_STACK)

@@ -130,7 +130,10 @@ impl Client {
                 break end;
             }
             let mut buffer = [0; 65536];
-            let n = self.stream.read(&mut buffer).expect("an answer in time");
+            let n = match self.stream.read(&mut buffer) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                read => read.expect("an answer in time"),
+            };
             assert!(n > 0, "the agent closed the connection");
             self.received.extend_from_slice(&buffer[..n]);
         };

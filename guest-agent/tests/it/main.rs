@@ -11,7 +11,15 @@ mod files;
 #[cfg(test)]
 mod freeze;
 #[cfg(test)]
+mod hook;
+#[cfg(test)]
 mod interop;
+#[cfg(test)]
+mod kill;
+#[cfg(test)]
+mod lease;
+#[cfg(test)]
+mod mounts;
 #[cfg(test)]
 mod process;
 #[cfg(test)]

@@ -10,32 +10,37 @@ use crate::freeze::record::{Record, Stage};
 use crate::log;
 
 impl<K: Kernel> Engine<K> {
-    /// Goes on where the last agent stopped: a freeze that is in force stays so until its
-    /// deadline; one that cannot be is ended.
-    pub(super) fn resume(&mut self) {
+    /// Takes up the record. It happens before the first client can ask for it.
+    pub(in crate::freeze) fn load(&mut self) {
         self.record = self.store.load().unwrap_or_default();
         let boot_id = self.report.identity().boot_id.clone();
-        let other_boot = self.record.boot_id != boot_id;
-        if other_boot {
+        self.other_boot = self.record.boot_id != boot_id;
+        if self.other_boot {
             // Its times mean nothing.
             self.record.last_thaw = None;
         }
         // qemu-ga leaves an empty marker, and knows nothing of the record.
-        let ours = self.marker.is_ours();
-        if !self.entered || !ours {
+        self.resumes = self.entered && self.marker.is_ours();
+        if !self.resumes {
             self.record = Record {
-                boot_id,
                 generation: self.record.generation,
                 last_thaw: self.record.last_thaw.take(),
                 ..Record::default()
             };
-            self.publish();
+        }
+        self.record.boot_id = boot_id;
+        self.publish();
+    }
+
+    /// Goes on where the last agent stopped: a freeze that is in force stays so until its
+    /// deadline; one that cannot be is ended.
+    pub(super) fn resume(&mut self) {
+        if !self.resumes {
             if self.entered {
                 self.take_over();
             }
             return;
         }
-        self.record.boot_id = boot_id;
         self.hook_due = self.settings.hook.is_some();
         let freeze = self.record.freeze.as_ref();
         match freeze.map(|freeze| (freeze.stage, freeze.cause)) {
@@ -46,7 +51,7 @@ impl<K: Kernel> Engine<K> {
             }
             Some((Stage::ThawHook, cause)) => self.leave(cause),
             Some((Stage::Hook, _)) => self.leave(Some(ThawCause::Restart)),
-            Some(_) if other_boot => {
+            Some(_) if self.other_boot => {
                 log::warning(format_args!("the freeze on record is of another boot"));
                 self.phase.set(Phase::Thawing);
                 if let Err(error) = self.thaw_all(ThawCause::Restart) {

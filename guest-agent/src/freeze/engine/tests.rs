@@ -190,6 +190,7 @@ impl Bed {
             all: Duration::from_millis(40),
             hook: Duration::from_secs(5),
         };
+        engine.load();
         std::thread::spawn(move || engine.run());
         let completions = Completions::new().unwrap();
         Self { kernel, settings, phase, report, marker, inbox: outbox, completions, dir }
