@@ -32,6 +32,7 @@ mod restart;
 mod thawing;
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
@@ -130,6 +131,7 @@ pub(super) struct Engine<K> {
     untried: Option<String>,
     /// The agent before this one is still in the kernel.
     predecessor: bool,
+    left_behind: Option<OwnedFd>,
     /// The freeze hook was started, and the thaw hook has not been.
     hook_due: bool,
     /// How the thaw hook of this freeze failed.
@@ -176,6 +178,7 @@ impl<K: Kernel> Engine<K> {
             stuck: false,
             untried: None,
             predecessor: false,
+            left_behind: None,
             hook_due: false,
             hook_error: None,
             hooks: 0,

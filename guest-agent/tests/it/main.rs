@@ -3,9 +3,13 @@
 #[cfg(test)]
 mod bed;
 #[cfg(test)]
+mod blocked;
+#[cfg(test)]
 mod cell;
 #[cfg(test)]
 mod clients;
+#[cfg(test)]
+mod dispatcher;
 #[cfg(test)]
 mod files;
 #[cfg(test)]

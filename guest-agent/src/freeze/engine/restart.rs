@@ -29,6 +29,10 @@ impl<K: Kernel> Engine<K> {
             };
         }
         self.record.boot_id = boot_id;
+        if self.entered && !matches!(self.record.stage(), Some(Stage::Hook | Stage::ThawHook)) {
+            self.left_behind = self.marker.predecessor();
+            self.predecessor = self.left_behind.is_some();
+        }
         self.publish();
     }
 
@@ -47,6 +51,7 @@ impl<K: Kernel> Engine<K> {
             // It was killed before it could remove the marker.
             None => {
                 self.hook_due = false;
+                self.predecessor = false;
                 self.leave(None);
             }
             Some((Stage::ThawHook, cause)) => self.leave(cause),
@@ -74,7 +79,7 @@ impl<K: Kernel> Engine<K> {
     }
 
     fn watch_predecessor(&mut self) {
-        let Some(process) = self.marker.predecessor() else { return };
+        let Some(process) = self.left_behind.take() else { return };
         let outbox = self.outbox.clone();
         let watching = std::thread::Builder::new()
             .name("predecessor".into())
