@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use crate::channel::Channel;
 use crate::channel::reopen::Reopener;
 use crate::dispatch::Dispatch;
-use crate::freeze::{Order, phase::Phase};
+use crate::freeze::{By, Order, phase::Phase};
 use crate::session::{self, Session, Wants};
 use crate::worker::{Completions, Reply};
 use crate::{errno, log, sys};
@@ -22,6 +22,7 @@ use crate::{errno, log, sys};
 /// Tokens of what is no session; sessions have small indices in the upper half.
 const SIGNALS: u64 = u64::MAX;
 const COMPLETIONS: u64 = u64::MAX - 1;
+const DEADLINE: u64 = u64::MAX - 2;
 
 /// After large messages, memory is given back once they have stopped for this long.
 const QUIET: Duration = Duration::from_secs(1);
@@ -51,6 +52,8 @@ impl Agent {
         let flags = EventFlags::IN | EventFlags::ET;
         epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), flags)?;
         epoll::add(&epoll, &*completions, EventData::new_u64(COMPLETIONS), flags)?;
+        let timer = dispatch.freezer().timer();
+        epoll::add(&epoll, timer, EventData::new_u64(DEADLINE), flags)?;
         for (index, channel) in channels.iter().enumerate() {
             if matches!(channel, Channel::Closed) {
                 reopener.lost(index);
@@ -83,6 +86,7 @@ impl Agent {
                         }
                     }
                     COMPLETIONS => self.take_completions(),
+                    DEADLINE => self.dispatch.freezer().tick(),
                     token => {
                         let (index, generation) = session::of_token(token);
                         if let Some(session) = self.sessions.get_mut(index) {
@@ -117,7 +121,9 @@ impl Agent {
             return;
         }
         let deadline = Instant::now() + LAST_THAW;
-        self.dispatch.freezer().submit(Order::Thaw, Reply::to_nobody(&self.completions));
+        self.dispatch
+            .freezer()
+            .submit(Order::Thaw(By::Ending), Reply::to_nobody(&self.completions));
         while self.dispatch.phase() != Phase::Thawed && Instant::now() < deadline {
             let mut done = [PollFd::new(&*self.completions, PollFlags::IN)];
             let second = Timespec { tv_sec: 1, tv_nsec: 0 };

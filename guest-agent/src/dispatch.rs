@@ -43,11 +43,11 @@ impl Dispatch {
             filters: filters.into_iter().map(Arc::new).collect(),
             handlers: handler::all(),
             completions,
-            files: Worker::start("file", STACK, files)?,
+            files: Worker::start_apart("file", STACK, files)?,
             helpers: Worker::start("helper", STACK, ())?,
-            queries: Worker::start("query", STACK, ())?,
-            filesystems: Worker::start("filesystem", STACK, ())?,
-            trims: Worker::start("trim", STACK, ())?,
+            queries: Worker::start_apart("query", STACK, ())?,
+            filesystems: Worker::start_apart("filesystem", STACK, ())?,
+            trims: Worker::start_apart("trim", STACK, ())?,
             accounts: Worker::start("account", STACK, ())?,
             programs: Executor::start()?,
             freezer,
@@ -90,6 +90,9 @@ impl Dispatch {
             Place::Poll(run) => {
                 let view = View { frozen, filter: Arc::clone(filter) };
                 return Some(run(&view, &request).unwrap_or_else(Outcome::Error));
+            }
+            Place::Freezes(run) => {
+                return Some(run(&self.freezer, &request).unwrap_or_else(Outcome::Error));
             }
             Place::Files(run) => self.files.submit(run, request, reply()),
             Place::Queries(run) => self.queries.submit(run, request, reply()),

@@ -3,10 +3,12 @@
 //! The error texts are qemu-ga's. Unlike there, a program that never ends, or leaves a child that
 //! holds its output open, cannot hold the agent up.
 
+use std::ffi::OsStr;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use qga_proto::QgaError;
@@ -20,31 +22,58 @@ const MAX_OUTPUT: usize = 16 << 10;
 /// How often an end is looked for that does not show in the output's pipe.
 const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
+/// What never stops a program.
+static NEVER: AtomicBool = AtomicBool::new(false);
+
 /// Runs a program to its end. `action` completes the sentence "child process has failed to …".
 pub(crate) fn run(command: &[&str], action: &str, patience: Duration) -> Result<(), QgaError> {
-    run_with_input(command, None, action, patience)
+    run_to_end(command, None, action, patience, &NEVER)
 }
 
 /// The same for a program that reads `input`, of at most 64 KiB, from its standard input.
 pub(crate) fn run_with_input(
     command: &[&str],
+    input: &[u8],
+    action: &str,
+    patience: Duration,
+) -> Result<(), QgaError> {
+    run_to_end(command, Some(input), action, patience, &NEVER)
+}
+
+/// As [`run`]; the program is killed, too, soon after `stop` becomes true.
+pub(crate) fn run_until(
+    command: &[&OsStr],
+    action: &str,
+    patience: Duration,
+    stop: &AtomicBool,
+) -> Result<(), QgaError> {
+    run_to_end(command, None, action, patience, stop)
+}
+
+fn run_to_end(
+    command: &[impl AsRef<OsStr>],
     input: Option<&[u8]>,
     action: &str,
     patience: Duration,
+    stop: &AtomicBool,
 ) -> Result<(), QgaError> {
     let failed =
         |text: &str| QgaError::generic(format!("child process has failed to {action}: {text}"));
     let input = input.map_or_else(|| Ok(Stdio::null()), filled_pipe);
     let input = input.map_err(|e| failed(&errno::of(&e)))?;
     let ended = match start(command, input, Errors::Kept) {
-        Ok((mut child, output)) => watch(&mut child, output, patience),
+        Ok((mut child, output)) => watch(&mut child, output, patience, stop),
         Err(e) => {
-            let program = command.first().copied().unwrap_or_default();
+            let program = command.first().map(|program| program.as_ref().display().to_string());
+            let program = program.unwrap_or_default();
             return Err(failed(&format!("failed to exec '{program}': {}", errno::of(&e))));
         }
     };
     let (status, text) = ended.map_err(|e| failed(&errno::of(&e)))?;
     let Some(status) = status else {
+        if stop.load(Ordering::Relaxed) {
+            return Err(failed("stopped"));
+        }
         return Err(failed(&format!("no end after {} s", patience.as_secs())));
     };
     verdict(status, &text, &failed)
@@ -54,14 +83,14 @@ pub(crate) fn run_with_input(
 /// does not end in time.
 pub(crate) fn exit_code(command: &[&str], patience: Duration) -> Option<i32> {
     let (mut child, output) = start(command, Stdio::null(), Errors::Dropped).ok()?;
-    let (status, _) = watch(&mut child, output, patience).ok()?;
+    let (status, _) = watch(&mut child, output, patience, &NEVER).ok()?;
     status?.code()
 }
 
 /// The output of a program that has succeeded; what it says of errors is dropped.
 pub(crate) fn output(command: &[&str], patience: Duration) -> Option<Vec<u8>> {
     let (mut child, output) = start(command, Stdio::null(), Errors::Dropped).ok()?;
-    let (status, text) = watch(&mut child, output, patience).ok()?;
+    let (status, text) = watch(&mut child, output, patience, &NEVER).ok()?;
     status?.success().then(|| text.into_bytes())
 }
 
@@ -74,7 +103,7 @@ enum Errors {
 }
 
 fn start(
-    command: &[&str],
+    command: &[impl AsRef<OsStr>],
     input: Stdio,
     errors: Errors,
 ) -> std::io::Result<(Child, std::io::PipeReader)> {
@@ -117,13 +146,15 @@ fn verdict(
 }
 
 /// Waits for the child and collects its output; no status means that it was killed for taking too
-/// long.
+/// long, or because of `stop`.
 fn watch(
     child: &mut Child,
     mut output: std::io::PipeReader,
     patience: Duration,
+    stop: &AtomicBool,
 ) -> std::io::Result<(Option<ExitStatus>, String)> {
     let deadline = Instant::now() + patience;
+    let is_over = || Instant::now() > deadline || stop.load(Ordering::Relaxed);
     let mut kept = Vec::new();
     let mut buffer = vec![0; 4096];
     let mut open = true;
@@ -133,7 +164,7 @@ fn watch(
         let pause = if status.is_some() { Timespec { tv_sec: 0, tv_nsec: 0 } } else { GLANCE };
         while open {
             let mut readable = [PollFd::from_borrowed_fd(output.as_fd(), PollFlags::IN)];
-            if poll(&mut readable, Some(&pause))? == 0 || Instant::now() > deadline {
+            if poll(&mut readable, Some(&pause))? == 0 || is_over() {
                 break;
             }
             let n = output.read(&mut buffer)?;
@@ -144,7 +175,7 @@ fn watch(
         if status.is_some() {
             return Ok((status, String::from_utf8_lossy(&kept).into_owned()));
         }
-        if Instant::now() > deadline {
+        if is_over() {
             kill(child);
             return Ok((None, String::new()));
         }
@@ -154,12 +185,17 @@ fn watch(
     }
 }
 
-/// Kills the whole session. A child that cannot even be killed is left behind.
+/// Kills the whole session. A child that cannot even be killed within a second is left behind.
 fn kill(child: &mut Child) {
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process_group(group, Signal::KILL);
     }
-    drop(child.try_wait());
+    for _ in 0..50 {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        let _ = poll(&mut [], Some(&GLANCE));
+    }
 }
 
 #[cfg(test)]
@@ -209,7 +245,7 @@ mod tests {
     #[test]
     fn input_is_there_and_ends() {
         let wanted = |input: &[u8], script| {
-            run_with_input(&["/bin/sh", "-c", script], Some(input), "act", LONG)
+            run_with_input(&["/bin/sh", "-c", script], input, "act", LONG)
                 .map_err(|error| error.desc)
         };
         assert_eq!(wanted(b"a\nb", "test \"$(cat)\" = 'a\nb'"), Ok(()));

@@ -101,7 +101,7 @@ fn serve(
         write_pid_file(&config.pid_file, &pid_file)?;
     }
     let files = FileTable::new(state, config.policy);
-    let freezer = || Freezer::start(marker, when_thawed);
+    let freezer = || Freezer::start(marker, config.freeze, when_thawed);
     let result = run_threads((channels, open), signals, files, freezer, readiness);
     drop(pid_file.lock().unwrap_or_else(PoisonError::into_inner).take());
     result.map_err(|e| critical("error initializing guest agent", &e))?;

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use qga_proto::{Outcome, QgaError, Request, Ticket};
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::sys::threads;
+
 /// Tasks that may wait for one worker. A channel runs its commands one by one, so only commands
 /// that their clients have given up on can pile up.
 const QUEUE: usize = 64;
@@ -103,10 +105,27 @@ pub(crate) struct Worker<S> {
 
 impl<S: Send + 'static> Worker<S> {
     /// Starts the thread, with this many bytes of stack.
-    pub(crate) fn start(name: &'static str, stack: usize, mut state: S) -> io::Result<Self> {
+    pub(crate) fn start(name: &'static str, stack: usize, state: S) -> io::Result<Self> {
+        Self::spawn(name, stack, state, false)
+    }
+
+    /// As [`start`](Self::start), for tasks that can get stuck in the kernel: in a filesystem that
+    /// somebody froze, say. The thread has descriptors of its own, so that it does not hold the
+    /// channel when the agent is killed; what its tasks open stays with them.
+    pub(crate) fn start_apart(name: &'static str, stack: usize, state: S) -> io::Result<Self> {
+        Self::spawn(name, stack, state, true)
+    }
+
+    fn spawn(name: &'static str, stack: usize, mut state: S, apart: bool) -> io::Result<Self> {
         let (queue, tasks) = sync_channel::<Task<S>>(QUEUE);
         std::thread::Builder::new().name(name.into()).stack_size(stack).spawn(move || {
+            let mut leaves = apart;
             for Task { run, request, reply } in tasks {
+                // By the first task the agent has everything open that it starts with.
+                if std::mem::take(&mut leaves) {
+                    // It fails only for lack of memory, and then nothing is worse than without it.
+                    let _ = threads::leave_descriptors_but(&*reply.completions);
+                }
                 let outcome = run(&mut state, &request).unwrap_or_else(Outcome::Error);
                 // A written chunk's memory is free before the client can send the next one.
                 drop(request);

@@ -13,19 +13,16 @@
 //!                     Deferred        Abandoned     both run to their end, unanswered
 //! ```
 //!
-//! * A command starts when everything before it is done, except `guest-fsfreeze-thaw`, which
-//!   starts at once: it must be able to stop a freeze that hangs. It does not pass a freeze that has
-//!   not started, which would then have nobody to thaw it.
+//! * A command starts when everything before it is done, except those that thaw, which start at
+//!   once: they must be able to stop a freeze that hangs. They do not pass a freeze that has not
+//!   started, which would then have nobody to thaw it.
 //! * Commands that were overtaken still run, in order, without a reply: whoever sent them
 //!   meant them. Those that may run while frozen do not wait for them.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::command::{
-    Command, CommandInfo, GuestFsfreezeFreeze, GuestFsfreezeFreezeList, GuestFsfreezeThaw,
-    GuestSyncDelimited,
-};
+use crate::command::{Command, CommandInfo, GuestSyncDelimited};
 use crate::error::QgaError;
 use crate::json::{Deframer, Framed};
 use crate::output::{Output, SLICES as OUTPUT_SLICES};
@@ -148,13 +145,13 @@ impl Server {
         let mut freeze_waits = false;
         for (at, (_, info, _)) in self.deferred.iter().enumerate() {
             let in_turn = at == 0 && idle && !stalled;
-            if (in_turn || is_thaw(info) && !freeze_waits) && may_start(info) {
+            if (in_turn || info.is_thaw() && !freeze_waits) && may_start(info) {
                 let (ticket, info, request) = self.deferred.remove(at)?;
                 self.queued_bytes -= request.size();
                 self.abandoned.push(ticket);
                 return Some(Job { ticket, info, request });
             }
-            freeze_waits |= is_freeze(info);
+            freeze_waits |= info.is_freeze();
         }
         let nothing_overtaken = idle && self.deferred.is_empty();
         let mut all_done = true;
@@ -164,14 +161,14 @@ impl Server {
                 continue;
             };
             let in_turn = all_done && !stalled && (nothing_overtaken || info.allowed_while_frozen);
-            if (in_turn || is_thaw(info) && !freeze_waits) && may_start(info) {
+            if (in_turn || info.is_thaw() && !freeze_waits) && may_start(info) {
                 let started = State::Running(info, now);
                 if let State::Queued(_, request) = std::mem::replace(&mut entry.state, started) {
                     self.queued_bytes -= request.size();
                     return Some(Job { ticket: entry.ticket, info, request });
                 }
             }
-            freeze_waits |= is_freeze(info);
+            freeze_waits |= info.is_freeze();
             all_done = false;
         }
         None
@@ -273,12 +270,4 @@ impl Server {
             }
         }
     }
-}
-
-fn is_thaw(info: &CommandInfo) -> bool {
-    info.name == GuestFsfreezeThaw::INFO.name
-}
-
-fn is_freeze(info: &CommandInfo) -> bool {
-    info.name == GuestFsfreezeFreeze::INFO.name || info.name == GuestFsfreezeFreezeList::INFO.name
 }

@@ -4,54 +4,77 @@
 //!            freeze                    all done, n > 0
 //!   Thawed ─────────▶ Freezing ──────────────────────────▶ Frozen
 //!     ▲                │  │ │                               │  ▲
-//!     │ refused, n = 0 │  │ └─ a mount fails ─┐        thaw │  │ one is stuck in the kernel
-//!     ├────────────────┘  │                   ▼             ▼  │
-//!     │                   └──── thaw ─────▶ Thawing ◀──────────┤
+//!     │ refused, n = 0 │  │ └─ hook or mount fails  thaw or │  │ one is stuck in the kernel
+//!     ├────────────────┘  │                   ▼    deadline ▼  │
+//!     │                   └─ thaw, deadline ─▶ Thawing ◀───────┤
 //!     │          all thawed                 │    └─────────────┘
 //!     └─────────────────────────────────────┘
 //! ```
 //!
-//! * A freeze walks the mounts from the latest to the first, one FIFREEZE at a time.
+//! * A freeze runs the hook and walks the mounts from the latest to the first, one FIFREEZE at a
+//!   time ([`freezing`]).
 //! * A thaw that arrives meanwhile stops it: no further mount is frozen, the freeze is answered
-//!   with an error, and all mounts are thawed from the first to the latest.
+//!   with an error, and all mounts are thawed from the first to the latest ([`thawing`]).
 //! * A filesystem whose FIFREEZE or FITHAW is still in the kernel is left alone: one call at a
 //!   time. When a FIFREEZE returns after its freeze was stopped, a FITHAW follows it.
-//! * What the agent before this one had in the kernel when it was killed counts as such a call.
 //! * If one of them takes longer than [`Patience`] allows, the thaw is answered with an error that
 //!   names it, and the phase stays `Frozen`. The last of them to be thawed ends the phase.
+//! * The thaw hook runs once after each freeze hook, when everything was tried ([`hooks`]). A thaw
+//!   without a freeze runs it too, as qemu-ga's does.
+//! * Each step is on record before it is taken ([`record`](super::record)), for the agent after
+//!   this one ([`restart`]). A lease and a deadline belong to the freeze ([`lease`]).
+
+mod calls;
+mod freezing;
+mod hooks;
+mod lease;
+mod restart;
+mod thawing;
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
+use qga_proto::command::{FreezeResult, ThawCause};
 use qga_proto::{Outcome, QgaError};
 
-use super::choice::{choose, holding_state};
-use super::kernel::{Frozen, Kernel};
+use self::calls::{Call, Held};
+use super::kernel::Kernel;
 use super::marker::Marker;
-use super::mounts::{Device, Target};
+use super::mounts::Device;
+use super::order::Order;
 use super::phase::{Phase, SharedPhase};
-use super::{Order, STACK, WhenThawed, predecessor};
+use super::record::{Record, Store};
+use super::report::SharedReport;
+use super::settings::FreezeSettings;
+use super::{STACK, WhenThawed};
 use crate::worker::Reply;
 use crate::{errno, log, sys};
+
+/// Orders that may wait while another one is carried out.
+const MAX_WAITING: usize = 64;
 
 /// What arrives at the engine.
 #[derive(Debug)]
 pub(super) enum Message {
     /// From a client.
     Order(Order, Reply),
+    /// The deadline may have passed.
+    Tick,
     /// The agent that left the marker behind is gone, with all that it had in the kernel.
     PredecessorGone,
     /// From a thread whose call has returned.
     Returned(Device, Returned),
+    /// From the thread of the hook with this number.
+    HookEnded(u64, Result<(), QgaError>),
 }
 
 /// What a call returned.
 #[derive(Debug)]
 pub(super) enum Returned {
-    Freeze(Frozen),
+    Freeze(FreezeResult, Option<String>),
     Thaw(bool),
 }
 
@@ -62,98 +85,125 @@ pub(super) struct Patience {
     pub(super) each: Duration,
     /// For the last of them, before it is answered.
     pub(super) all: Duration,
+    /// For a hook, longer than it may run.
+    pub(super) hook: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { each: Duration::from_millis(200), all: Duration::from_secs(1) }
+        Self {
+            each: Duration::from_millis(200),
+            all: Duration::from_secs(1),
+            hook: Duration::from_secs(2),
+        }
     }
-}
-
-/// A call that is in the kernel.
-#[derive(Debug)]
-struct Call {
-    device: Device,
-    path: PathBuf,
-}
-
-/// Why a freeze did not come to its end.
-enum Stopped {
-    /// Nothing was frozen.
-    Refused(QgaError),
-    /// A mount failed.
-    Failed(QgaError),
-    /// A client wants a thaw.
-    ByThaw(Reply),
 }
 
 pub(super) struct Engine<K> {
     kernel: Arc<K>,
+    settings: FreezeSettings,
     phase: Arc<SharedPhase>,
+    report: Arc<SharedReport>,
     marker: Marker,
+    store: Store,
+    record: Record,
     when_thawed: Option<WhenThawed>,
-    patience: Patience,
+    pub(super) patience: Patience,
     outbox: SyncSender<Message>,
     inbox: Receiver<Message>,
     /// Orders that came while another one was carried out.
     waiting: VecDeque<(Order, Reply)>,
-    /// At most one per filesystem.
+    /// In the kernel: at most one per filesystem.
     calls: Vec<Call>,
-    /// Filesystems thawed since the last thaw began.
-    thawed: i64,
+    /// Threads that hold what they froze.
+    held: Vec<Held>,
+    /// Filesystems thawed since the freeze.
+    thawed: u64,
     /// Between [`enter`](Self::enter) and [`leave`](Self::leave). The phase says it to others.
     entered: bool,
+    /// A freeze is under way.
+    freezing: bool,
+    /// How long the freeze lasts once it is in force.
+    term: Option<Duration>,
     /// A thaw was answered while calls were in the kernel; the last of them ends the phase.
     stuck: bool,
     /// Why a FITHAW could not even be tried.
     untried: Option<String>,
     /// The agent before this one is still in the kernel.
     predecessor: bool,
+    left_behind: Option<OwnedFd>,
+    /// The freeze hook was started, and the thaw hook has not been.
+    hook_due: bool,
+    /// How the thaw hook of this freeze failed.
+    hook_error: Option<QgaError>,
+    /// Hooks run so far.
+    hooks: u64,
+    /// The marker is there, and the record is about what it stands for.
+    resumes: bool,
+    /// The record is of another boot.
+    other_boot: bool,
 }
 
 impl<K: Kernel> Engine<K> {
     pub(super) fn new(
         kernel: Arc<K>,
+        settings: FreezeSettings,
         phase: Arc<SharedPhase>,
+        report: Arc<SharedReport>,
         marker: Marker,
         when_thawed: Option<WhenThawed>,
         (outbox, inbox): (SyncSender<Message>, Receiver<Message>),
     ) -> Self {
         let entered = phase.now() == Phase::Frozen;
+        let store = Store::new(marker.state_dir());
         Self {
             kernel,
+            settings,
             phase,
+            report,
             marker,
+            store,
+            record: Record::default(),
             when_thawed,
             patience: Patience::default(),
             outbox,
             inbox,
             waiting: VecDeque::new(),
             calls: Vec::new(),
+            held: Vec::new(),
             thawed: 0,
             entered,
+            freezing: false,
+            term: None,
             stuck: false,
             untried: None,
             predecessor: false,
+            left_behind: None,
+            hook_due: false,
+            hook_error: None,
+            hooks: 0,
+            resumes: false,
+            other_boot: false,
         }
     }
 
     /// Carries out orders as long as the agent lives.
     pub(super) fn run(mut self) {
-        if self.entered {
-            lock_memory();
-            self.watch_predecessor();
-        }
+        self.resume();
         loop {
             let message = match self.waiting.pop_front() {
                 Some((order, reply)) => Ok(Message::Order(order, reply)),
-                None => self.inbox.recv(),
+                None => self.receive(None),
             };
             match message {
-                Ok(Message::Order(Order::Freeze(names), reply)) => {
-                    self.freeze(names.as_deref(), reply);
+                Ok(Message::Order(Order::Freeze { names, lease }, reply)) => {
+                    self.freeze(names.as_deref(), lease, reply);
                 }
-                Ok(Message::Order(Order::Thaw, reply)) => self.thaw(reply),
+                Ok(Message::Order(Order::Thaw(by), reply)) => self.thaw(&by, reply),
+                Ok(Message::Order(Order::Renew(lease, term), reply)) => {
+                    self.renew(&lease, term, reply);
+                }
+                Ok(Message::Tick) => self.tick(),
                 Ok(Message::Returned(device, returned)) => {
                     self.note(device, &returned);
                     self.leave_if_last();
@@ -162,278 +212,101 @@ impl<K: Kernel> Engine<K> {
                     self.predecessor_gone(self.stuck);
                     self.leave_if_last();
                 }
+                // Of a hook that was given up.
+                Ok(Message::HookEnded(..)) => {}
                 Err(_) => return,
             }
         }
     }
 
-    fn watch_predecessor(&mut self) {
-        let Some(process) = self.marker.predecessor() else { return };
-        let outbox = self.outbox.clone();
-        let watching = std::thread::Builder::new()
-            .name("predecessor".into())
-            .stack_size(STACK)
-            .spawn(move || {
-                predecessor::wait(&process);
-                drop(outbox.send(Message::PredecessorGone));
-            });
-        self.predecessor = watching.is_ok();
-    }
-
-    /// Whatever it froze last it froze behind the back of a thaw.
-    fn predecessor_gone(&mut self, thawing: bool) {
-        self.predecessor = false;
-        if thawing {
-            match self.kernel.mounts() {
-                Ok(mounts) => self.call_all_thaws(&mounts.targets()),
-                Err(_) => self.untried = Some(no_mount_table().desc),
-            }
-        }
-    }
-
-    fn call_all_thaws(&mut self, targets: &[Target]) {
-        for target in targets {
-            if self.calls.iter().all(|call| call.device != target.device) {
-                self.call_thaw(target);
-                self.wait(Some(target.device), self.patience.each);
-            }
-        }
-    }
-
-    fn leave_if_last(&mut self) {
-        if self.stuck && self.all_thawed() {
-            self.leave();
-        }
-    }
-
-    fn freeze(&mut self, names: Option<&[String]>, reply: Reply) {
-        log::info(format_args!("guest-fsfreeze called"));
-        self.phase.set(Phase::Freezing);
-        match self.freeze_chosen(names) {
-            Ok(0) => {
-                self.leave();
-                reply.send(Outcome::value(&0));
-            }
-            Ok(count) => {
-                self.phase.set(Phase::Frozen);
-                reply.send(Outcome::value(&count));
-            }
-            Err(Stopped::Refused(error)) => {
-                self.phase.set(Phase::Thawed);
-                reply.send(Outcome::Error(error));
-            }
-            Err(Stopped::Failed(error)) => {
-                self.phase.set(Phase::Thawing);
-                if let Err(stuck) = self.thaw_all() {
-                    log::critical(format_args!("{stuck}"));
-                }
-                reply.send(Outcome::Error(error));
-            }
-            Err(Stopped::ByThaw(thaw)) => {
-                self.phase.set(Phase::Thawing);
-                reply.send(Outcome::Error(QgaError::generic("stopped by thaw")));
-                self.thaw(thaw);
-            }
-        }
-    }
-
-    fn freeze_chosen(&mut self, names: Option<&[String]>) -> Result<i64, Stopped> {
-        let targets = self.choose(names).map_err(Stopped::Refused)?;
-        self.enter().map_err(Stopped::Refused)?;
-        let mut count = 0;
-        for target in targets {
-            while self.calls.iter().any(|call| call.device == target.device) {
-                self.wait_for_freeze(target.device)?;
-            }
-            let (kernel, path) = (Arc::clone(&self.kernel), target.path.clone());
-            self.call(&target, move || Returned::Freeze(kernel.freeze(&path)))
-                .map_err(|why| Stopped::Failed(QgaError::generic(why)))?;
-            match self.wait_for_freeze(target.device)? {
-                Returned::Freeze(Frozen::Yes) => count += 1,
-                Returned::Freeze(Frozen::Failed(text)) => {
-                    return Err(Stopped::Failed(QgaError::generic(text)));
-                }
-                Returned::Freeze(Frozen::Skipped) | Returned::Thaw(_) => {}
-            }
-        }
-        Ok(count)
-    }
-
-    fn choose(&self, names: Option<&[String]>) -> Result<Vec<Target>, QgaError> {
-        let mounts = self.kernel.mounts().map_err(|_| no_mount_table())?;
-        let targets = choose(&mounts, names)?;
-        let dir = self.marker.state_dir();
-        match holding_state(&mounts, &targets, dir) {
-            Ok(None) => Ok(targets),
-            Ok(Some(target)) => Err(QgaError::generic(format!(
-                "failed to freeze {}: the agent's state directory {} lies on it (see --statedir)",
-                target.path.display(),
-                dir.display()
-            ))),
-            Err(e) => Err(QgaError::generic(format!(
-                "failed to resolve state directory {}: {}",
-                dir.display(),
-                errno::of(&e)
-            ))),
-        }
-    }
-
-    fn thaw(&mut self, reply: Reply) {
-        log::info(format_args!("guest-fsthaw called"));
-        if self.entered {
-            self.phase.set(Phase::Thawing);
-        }
-        let outcome = self.thaw_all();
-        reply.send(outcome.into());
-    }
-
-    /// Thaws everything, and leaves the frozen state unless one of them is stuck.
-    fn thaw_all(&mut self) -> Result<i64, QgaError> {
-        self.thawed = 0;
-        self.stuck = false;
-        self.untried = None;
-        let Ok(mounts) = self.kernel.mounts() else {
-            self.stay_frozen();
-            return Err(no_mount_table());
-        };
-        self.call_all_thaws(&mounts.targets());
-        self.wait(None, self.patience.all);
-        if self.all_thawed() {
-            if self.entered {
-                self.leave();
-            }
-            return Ok(self.thawed);
-        }
-        self.stuck = self.entered;
-        self.stay_frozen();
-        Err(self.not_all_thawed())
-    }
-
-    fn all_thawed(&self) -> bool {
-        self.calls.is_empty() && !self.predecessor && self.untried.is_none()
-    }
-
-    fn not_all_thawed(&self) -> QgaError {
-        let thawed = self.thawed;
-        QgaError::generic(if let Some(why) = &self.untried {
-            format!("failed to thaw: {why}; thawed {thawed} filesystems")
-        } else {
-            let mut stuck: Vec<_> =
-                self.calls.iter().map(|call| call.path.display().to_string()).collect();
-            if self.predecessor {
-                stuck.push("what the previous agent was freezing".to_owned());
-            }
-            format!(
-                "failed to thaw {}: busy in the kernel, it will be thawed as soon as that ends; \
-                 thawed {thawed} filesystems",
-                stuck.join(", ")
-            )
-        })
-    }
-
-    /// Waits until the call for `device` has returned, or all of them, or `patience` is over.
-    /// Orders have to wait.
-    fn wait(&mut self, device: Option<Device>, patience: Duration) {
-        let deadline = Instant::now() + patience;
-        while self.calls.iter().any(|call| device.is_none_or(|device| call.device == device))
-            || (device.is_none() && self.predecessor)
-        {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.inbox.recv_timeout(left) {
-                Ok(Message::Order(order, reply)) => self.waiting.push_back((order, reply)),
-                Ok(Message::Returned(device, returned)) => self.note(device, &returned),
-                Ok(Message::PredecessorGone) => self.predecessor_gone(true),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
-            }
-        }
-    }
-
-    /// As [`wait`](Self::wait), during a freeze: without end, unless a thaw comes.
-    fn wait_for_freeze(&mut self, device: Device) -> Result<Returned, Stopped> {
+    /// The next message. A deadline is renewed here, whatever the engine is waiting for.
+    fn receive(&mut self, until: Option<Instant>) -> Result<Message, RecvTimeoutError> {
         loop {
-            match self.inbox.recv() {
-                Ok(Message::Order(Order::Thaw, reply)) => return Err(Stopped::ByThaw(reply)),
-                Ok(Message::Order(order, reply)) => self.waiting.push_back((order, reply)),
-                Ok(Message::Returned(which, returned)) => {
-                    self.calls.retain(|call| call.device != which);
-                    if which == device {
-                        return Ok(returned);
-                    }
+            let message = match until {
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)?,
+                Some(until) => {
+                    self.inbox.recv_timeout(until.saturating_duration_since(Instant::now()))?
                 }
-                Ok(Message::PredecessorGone) => self.predecessor = false,
-                // The engine holds a sender itself.
-                Err(_) => {
-                    return Err(Stopped::Failed(QgaError::generic("the agent is ending")));
+            };
+            match message {
+                Message::Order(Order::Renew(lease, term), reply) => {
+                    self.renew(&lease, term, reply);
                 }
+                other => return Ok(other),
             }
         }
     }
 
-    /// A call has returned that a thaw, or nobody, waits for.
-    fn note(&mut self, device: Device, returned: &Returned) {
-        let Some(at) = self.calls.iter().position(|call| call.device == device) else { return };
-        let call = self.calls.swap_remove(at);
-        match returned {
-            Returned::Freeze(_) => self.call_thaw(&Target { device, path: call.path }),
-            Returned::Thaw(thawed) => self.thawed += i64::from(*thawed),
+    /// What has to be done with a message that nobody is waiting for just now.
+    fn put_by(&mut self, message: Message) {
+        match message {
+            Message::Order(order @ Order::Freeze { .. }, reply) if self.freezing => {
+                reply.send(Outcome::Error(self.refusal(&order)));
+            }
+            Message::Order(order, reply) if self.waiting.len() < MAX_WAITING => {
+                self.waiting.push_back((order, reply));
+            }
+            Message::Order(_, reply) => reply.send(Outcome::Error(too_many())),
+            Message::Returned(device, returned) => self.note(device, &returned),
+            Message::PredecessorGone => self.predecessor_gone(!self.freezing),
+            // The timer ticks until the deadline is dealt with.
+            Message::Tick | Message::HookEnded(..) => {}
         }
     }
 
-    fn call_thaw(&mut self, target: &Target) {
-        let (kernel, path) = (Arc::clone(&self.kernel), target.path.clone());
-        if let Err(why) = self.call(target, move || Returned::Thaw(kernel.thaw(&path))) {
-            self.untried = Some(why);
-        }
-    }
-
-    /// Makes one call on a thread of its own.
-    fn call(
-        &mut self,
-        target: &Target,
-        call: impl FnOnce() -> Returned + Send + 'static,
-    ) -> Result<(), String> {
-        let device = target.device;
-        let outbox = self.outbox.clone();
-        // Where threads are listed, this one says which filesystem it is stuck on.
-        let mount_point = target.path.file_name().unwrap_or(target.path.as_os_str());
-        std::thread::Builder::new()
-            .name(format!("fs:{}", mount_point.to_string_lossy()))
-            .stack_size(STACK)
-            // The engine, and so the inbox, lives as long as the agent.
-            .spawn(move || drop(outbox.send(Message::Returned(device, call()))))
-            .map_err(|e| format!("failed to start a thread: {}", errno::of(&e)))?;
-        self.calls.push(Call { device, path: target.path.clone() });
-        Ok(())
-    }
-
-    /// From here until [`leave`](Self::leave) nothing that the agent does may touch a disk.
+    /// From here until [`leave`](Self::leave) the agent after this one counts as frozen.
     fn enter(&mut self) -> Result<(), QgaError> {
-        log::warning(format_args!("disabling logging due to filesystem freeze"));
-        log::suspend();
-        lock_memory();
-        self.marker.create().map_err(|e| {
-            unlock_memory();
-            log::resume();
-            let path = self.marker.path().display();
-            QgaError::generic(format!("failed to create {path}: {}", errno::of(&e)))
-        })?;
+        self.persist()?;
+        if !self.entered {
+            self.marker.create().map_err(|e| {
+                let path = self.marker.path().display();
+                QgaError::generic(format!("failed to create {path}: {}", errno::of(&e)))
+            })?;
+        }
         self.entered = true;
         Ok(())
     }
 
-    fn leave(&mut self) {
+    /// From here until [`leave`](Self::leave) nothing that the agent does may touch a disk.
+    fn go_quiet() {
+        log::warning(format_args!("disabling logging due to filesystem freeze"));
+        log::suspend();
+        lock_memory();
+    }
+
+    /// Nothing is frozen any more. Runs the thaw hook if it is still due.
+    fn leave(&mut self, cause: Option<ThawCause>) {
         self.entered = false;
         self.stuck = false;
-        let removed = self.marker.remove();
-        unlock_memory();
-        self.phase.set(Phase::Thawed);
-        log::resume();
-        if let Err(e) = removed {
-            let path = self.marker.path().display();
-            log::critical(format_args!("unable to remove {path}: {}", errno::of(&e)));
+        self.held.clear();
+        self.kernel.tick_from(None);
+        let hook = std::mem::take(&mut self.hook_due);
+        let mut faults = Vec::new();
+        if hook {
+            self.at_stage(super::record::Stage::ThawHook, cause);
+            faults.extend(self.persist().err());
+        } else {
+            self.settle(cause, &mut faults);
         }
+        unlock_memory();
+        // An agent that ends waits for the phase, and so for the hook.
+        let ending = cause == Some(ThawCause::Stopped);
+        if !ending {
+            self.phase.set(Phase::Thawed);
+        }
+        log::resume();
         if let Some(when_thawed) = self.when_thawed.take() {
             when_thawed();
+        }
+        if hook {
+            self.run_thaw_hook();
+            self.settle(cause, &mut faults);
+        }
+        if ending {
+            self.phase.set(Phase::Thawed);
+        }
+        for fault in faults {
+            log::critical(format_args!("{fault}"));
         }
     }
 
@@ -442,6 +315,31 @@ impl<K: Kernel> Engine<K> {
             self.phase.set(Phase::Frozen);
         }
     }
+
+    /// Writes the record down, and shows it.
+    fn persist(&self) -> Result<(), QgaError> {
+        self.publish();
+        self.store.save(&self.record).map_err(|e| {
+            let path = self.store.path().display();
+            QgaError::generic(format!("failed to write {path}: {}", errno::of(&e)))
+        })
+    }
+
+    /// As [`persist`](Self::persist), where there is nobody to answer.
+    fn persist_or_say(&self) {
+        if let Err(error) = self.persist() {
+            log::critical(format_args!("{error}"));
+        }
+    }
+
+    fn publish(&self) {
+        let calls = self.calls.iter().map(Call::shown).collect();
+        self.report.publish(&self.record, calls, self.predecessor);
+    }
+}
+
+fn too_many() -> QgaError {
+    QgaError::generic("too many freezes and thaws are waiting")
 }
 
 fn no_mount_table() -> QgaError {

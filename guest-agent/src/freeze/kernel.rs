@@ -1,29 +1,43 @@
 //! What the engine asks of the kernel. A trait, because the engine's tests play a kernel in which
-//! filesystems hang.
+//! filesystems hang and time jumps.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
+use qga_proto::QgaError;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
+};
 
 use super::mounts::Mounts;
-use crate::errno;
 use crate::sys::{fsfreeze, threads};
+use crate::{errno, helper};
 
 /// How a FIFREEZE ended.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frozen {
     /// This call froze it.
-    Yes,
-    /// It cannot freeze, or somebody else froze it before. Neither counts nor fails.
-    Skipped,
+    Yes(Thaw),
+    /// Somebody else froze it before. Neither counts nor fails.
+    Already,
+    /// It cannot freeze. Neither counts nor fails.
+    Unsupported,
     /// The freeze as a whole fails, with this text.
     Failed(String),
 }
 
-/// The calls may sleep for ever; [`freeze`](Self::freeze) and [`thaw`](Self::thaw) are each made
-/// on a thread of their own.
+/// Thaws what was frozen, on the thread that froze it; whether it was still frozen. Until it is
+/// called or dropped, the filesystem stays within reach, wherever it is mounted.
+pub(super) type Thaw = Box<dyn FnOnce() -> bool>;
+
+/// [`freeze`](Self::freeze), [`thaw`](Self::thaw) and [`hook`](Self::hook) may sleep for ever; they
+/// are each made on a thread of their own.
 pub(super) trait Kernel: Send + Sync + 'static {
     /// The mount table.
     fn mounts(&self) -> io::Result<Mounts>;
@@ -31,11 +45,44 @@ pub(super) trait Kernel: Send + Sync + 'static {
     fn freeze(&self, path: &Path) -> Frozen;
     /// Thaws what is mounted at `path`, however often it was frozen; whether it was at all.
     fn thaw(&self, path: &Path) -> bool;
+    /// Runs a hook to its end, or for as long as `patience` and `stop` let it run.
+    fn hook(
+        &self,
+        path: &Path,
+        argument: &str,
+        patience: Duration,
+        stop: &AtomicBool,
+    ) -> Result<(), QgaError>;
+    /// `CLOCK_BOOTTIME`, in milliseconds.
+    fn now_ms(&self) -> u64;
+    /// Ticks from this time on, once a second; none: never.
+    fn tick_from(&self, at_ms: Option<u64>);
 }
 
 /// The kernel that runs this process.
 #[derive(Debug)]
-pub(super) struct Linux;
+pub(super) struct Linux {
+    timer: Arc<OwnedFd>,
+}
+
+impl Linux {
+    pub(super) fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        Ok(Self { timer: Arc::new(timerfd_create(TimerfdClockId::Boottime, flags)?) })
+    }
+
+    /// What becomes readable at each tick.
+    pub(super) fn timer(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.timer)
+    }
+}
+
+/// `CLOCK_BOOTTIME`, in milliseconds: it goes on while the guest is suspended.
+pub(super) fn now_ms() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    // The clock starts at 0 with the boot.
+    Duration::try_from(now).map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
 
 impl Kernel for Linux {
     fn mounts(&self) -> io::Result<Mounts> {
@@ -43,37 +90,91 @@ impl Kernel for Linux {
     }
 
     fn freeze(&self, path: &Path) -> Frozen {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        leave_the_channel();
         let failed = |what: &str, error: Errno| {
             Frozen::Failed(format!("failed to {what} {}: {}", path.display(), errno::text(error)))
         };
-        let directory = match open(path, flags, Mode::empty()) {
+        let directory = match open_directory(path) {
             Ok(directory) => directory,
             Err(error) => return failed("open", error),
         };
-        leave_the_channel(&directory);
         match fsfreeze::freeze(&directory) {
-            Ok(()) => Frozen::Yes,
-            Err(Errno::OPNOTSUPP | Errno::BUSY) => Frozen::Skipped,
+            Ok(()) => Frozen::Yes(Box::new(move || thaw(&directory))),
+            Err(Errno::BUSY) => Frozen::Already,
+            Err(Errno::OPNOTSUPP) => Frozen::Unsupported,
             Err(error) => failed("freeze", error),
         }
     }
 
     fn thaw(&self, path: &Path) -> bool {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let Ok(directory) = open(path, flags, Mode::empty()) else { return false };
-        leave_the_channel(&directory);
-        let mut thawed = false;
-        while fsfreeze::thaw(&directory).is_ok() {
-            thawed = true;
-        }
-        thawed
+        leave_the_channel();
+        open_directory(path).is_ok_and(|directory| thaw(&directory))
     }
+
+    fn hook(
+        &self,
+        path: &Path,
+        argument: &str,
+        patience: Duration,
+        stop: &AtomicBool,
+    ) -> Result<(), QgaError> {
+        let command = [path.as_os_str(), argument.as_ref()];
+        helper::run_until(&command, "execute fsfreeze hook", patience, stop)
+    }
+
+    fn now_ms(&self) -> u64 {
+        now_ms()
+    }
+
+    fn tick_from(&self, at_ms: Option<u64>) {
+        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let at = at_ms.map(|at| Duration::from_millis(at.max(1)));
+        let it_value = at.and_then(|at| Timespec::try_from(at).ok()).unwrap_or(never);
+        let setting = Itimerspec { it_interval: second, it_value };
+        // It fails only for invalid arguments.
+        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &setting);
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn thaw(directory: &OwnedFd) -> bool {
+    let mut thawed = false;
+    while fsfreeze::thaw(directory).is_ok() {
+        thawed = true;
+    }
+    thawed
 }
 
 /// If this thread gets stuck and the agent is killed, the next agent must be able to open the
 /// channel.
-fn leave_the_channel(directory: &std::os::fd::OwnedFd) {
+fn leave_the_channel() {
     // It fails only for lack of memory, and then nothing is worse than without it.
-    let _ = threads::keep_only(directory);
+    let _ = threads::leave_descriptors();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    #[test]
+    fn ticks_from_a_time_that_is_past_and_not_when_told_not_to() {
+        let linux = Linux::new().unwrap();
+        let ticks = |milliseconds: i64| {
+            let limit = Timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
+            let mut timer = [PollFd::new(&*linux.timer, PollFlags::IN)];
+            poll(&mut timer, Some(&limit)).unwrap() == 1
+        };
+        assert!(!ticks(0));
+        linux.tick_from(Some(linux.now_ms().saturating_sub(1)));
+        assert!(ticks(900));
+        linux.tick_from(None);
+        assert!(!ticks(10));
+        linux.tick_from(Some(linux.now_ms() + 30));
+        assert!(ticks(900));
+    }
 }

@@ -43,8 +43,16 @@ impl Marker {
     pub(super) fn create(&self) -> io::Result<()> {
         let flags =
             OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::open(&self.path, flags, Mode::RUSR | Mode::WUSR)?;
-        File::from(file).write_all(predecessor::myself().as_bytes())
+        let temporary = self.path.with_extension("isfrozen.new");
+        let file = rustix::fs::open(&temporary, flags, Mode::RUSR | Mode::WUSR)?;
+        File::from(file).write_all(predecessor::myself().as_bytes())?;
+        // An agent that is killed here leaves no empty marker, which would be qemu-ga's.
+        std::fs::rename(temporary, &self.path)
+    }
+
+    /// Whether an agent of this kind made it. qemu-ga leaves it empty.
+    pub(super) fn is_ours(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|found| found.len() > 0)
     }
 
     /// The process that made it, if it is still there: killed, but with a call in the kernel.

@@ -2,42 +2,44 @@
 //!
 //! The poll thread hands an [`Order`] to the [`Freezer`]; the [`engine`], a thread of its own,
 //! carries it out and sends the reply. Each FIFREEZE and FITHAW runs on a thread of *its* own,
-//! because any of them can sleep uninterruptibly while the others must go on.
+//! because any of them can sleep uninterruptibly while the others must go on; so does the hook.
 
 pub(crate) mod choice;
 mod engine;
 mod kernel;
 pub(crate) mod marker;
 pub(crate) mod mounts;
+mod order;
 pub(crate) mod phase;
 mod predecessor;
+mod record;
+mod report;
 pub(crate) mod settings;
 
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
+use qga_proto::command::FsfreezeReport;
 use qga_proto::{Outcome, QgaError};
 
 use self::engine::{Engine, Message};
 use self::kernel::Linux;
 use self::marker::Marker;
 use self::phase::{Phase, SharedPhase};
+use self::report::{Identity, SharedReport};
+use self::settings::FreezeSettings;
 use crate::worker::Reply;
+
+pub(crate) use self::order::{By, Lease, Order, Term};
 
 /// Orders and results that may wait for the engine.
 const INBOX: usize = 64;
-/// Bytes of stack of the engine's thread and of those that make one ioctl each.
+/// Bytes of stack of the engine's thread.
+const ENGINE_STACK: usize = 128 << 10;
+/// Bytes of stack of the threads that make one ioctl each.
 const STACK: usize = 64 << 10;
-
-/// What a client wants of the filesystems.
-#[derive(Debug)]
-pub(crate) enum Order {
-    /// Freeze these, or all.
-    Freeze(Option<Vec<String>>),
-    /// Thaw all.
-    Thaw,
-}
 
 /// What to do once, when a frozen start ends.
 pub(crate) type WhenThawed = Box<dyn FnOnce() + Send>;
@@ -46,27 +48,39 @@ pub(crate) type WhenThawed = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub(crate) struct Freezer {
     phase: Arc<SharedPhase>,
+    report: Arc<SharedReport>,
+    timer: Arc<OwnedFd>,
     inbox: SyncSender<Message>,
 }
 
 impl Freezer {
     /// Starts the engine; frozen, if the marker is there.
-    pub(crate) fn start(marker: Marker, when_thawed: Option<WhenThawed>) -> io::Result<Self> {
+    pub(crate) fn start(
+        marker: Marker,
+        settings: FreezeSettings,
+        when_thawed: Option<WhenThawed>,
+    ) -> io::Result<Self> {
         let frozen = marker.exists();
         let phase = Arc::new(SharedPhase::new(if frozen { Phase::Frozen } else { Phase::Thawed }));
+        let report = Arc::new(SharedReport::new(Identity::new()));
+        let linux = Linux::new()?;
+        let timer = linux.timer();
         let (outbox, inbox) = sync_channel(INBOX);
-        let engine = Engine::new(
-            Arc::new(Linux),
+        let mut engine = Engine::new(
+            Arc::new(linux),
+            settings,
             Arc::clone(&phase),
+            Arc::clone(&report),
             marker,
             when_thawed,
             (outbox.clone(), inbox),
         );
+        engine.load();
         std::thread::Builder::new()
             .name("freeze".into())
-            .stack_size(STACK)
+            .stack_size(ENGINE_STACK)
             .spawn(move || engine.run())?;
-        Ok(Self { phase, inbox: outbox })
+        Ok(Self { phase, report, timer, inbox: outbox })
     }
 
     /// Where the engine stands.
@@ -74,16 +88,32 @@ impl Freezer {
         self.phase.now()
     }
 
+    /// What there is to say about freezes.
+    pub(crate) fn report(&self) -> FsfreezeReport {
+        self.report.read(self.phase.now(), kernel::now_ms())
+    }
+
+    /// What becomes readable when a deadline may have passed; call [`tick`](Self::tick) then.
+    pub(crate) fn timer(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
+    }
+
+    /// Tells the engine; never blocks.
+    pub(crate) fn tick(&self) {
+        // It fails when another thread has read it already.
+        let _ = rustix::io::read(&self.timer, &mut [0_u8; 8]);
+        // If the inbox is full, the timer ticks again in a second.
+        let _ = self.inbox.try_send(Message::Tick);
+    }
+
     /// Hands over an order; never blocks. An order that is not taken is answered here.
     pub(crate) fn submit(&self, order: Order, reply: Reply) {
-        let freezes = matches!(order, Order::Freeze(_));
-        if freezes {
-            self.phase.set(Phase::Freezing);
-        }
+        let freezes = matches!(order, Order::Freeze { .. });
+        let began = freezes && self.phase.begin_freezing();
         match self.inbox.try_send(Message::Order(order, reply)) {
             Ok(()) => {}
             Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => {
-                if freezes {
+                if began {
                     self.phase.set(Phase::Thawed);
                 }
                 if let Message::Order(_, reply) = message {

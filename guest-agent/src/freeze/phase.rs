@@ -35,6 +35,12 @@ impl SharedPhase {
         }
     }
 
+    /// From `Thawed` to `Freezing`; whether it was `Thawed`.
+    pub(super) fn begin_freezing(&self) -> bool {
+        let (from, to) = (Phase::Thawed as u8, Phase::Freezing as u8);
+        self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
     pub(super) fn set(&self, phase: Phase) {
         self.0.store(phase as u8, Ordering::Release);
     }

@@ -20,7 +20,8 @@ pub(super) fn myself() -> String {
 /// The process that `text` names, if any of its threads is still there.
 pub(super) fn find(text: &str) -> Option<OwnedFd> {
     let (pid, started) = text.trim_end().split_once(' ')?;
-    let process = Pid::from_raw(pid.parse().ok().filter(|&pid| pid > 0)?)?;
+    // rustix refuses negative numbers with a panic.
+    let process = Pid::from_raw(pid.parse().ok().filter(|pid| *pid > 0)?)?;
     // Kernels before 5.3 have no such descriptor; there nothing can be waited for.
     let descriptor = pidfd_open(process, PidfdFlags::empty()).ok()?;
     (start_time(pid)? == started).then_some(descriptor)

@@ -38,7 +38,7 @@ fn set_password(_: &mut (), request: &Request) -> Result<Outcome, QgaError> {
     }
     let line = [username.as_bytes(), b":", &password, b"\n"].concat();
     let command: &[&str] = if crypted { &["chpasswd", "-e"] } else { &["chpasswd"] };
-    helper::run_with_input(command, Some(&line), "set user password", PATIENCE)?;
+    helper::run_with_input(command, &line, "set user password", PATIENCE)?;
     Ok(Outcome::empty())
 }
 

@@ -22,7 +22,7 @@ use qga_proto::{Outcome, QgaError, Request};
 use crate::exec::Ask;
 use crate::files::FileTable;
 use crate::filter::Filter;
-use crate::freeze::Order;
+use crate::freeze::{Freezer, Order};
 use crate::worker::Run;
 
 /// Where and how a command runs.
@@ -44,6 +44,8 @@ pub(crate) enum Place {
     Helpers(Run<()>),
     /// On the thread that owns the programs that clients start.
     Programs(Ask),
+    /// At once too, from what the freeze engine has published.
+    Freezes(fn(&Freezer, &Request) -> Result<Outcome, QgaError>),
     /// In the freeze engine; the arguments are read on the poll thread.
     Freezer(fn(&Request) -> Result<Order, QgaError>),
 }

@@ -89,6 +89,7 @@ impl Cell {
             "ext4" => ("32M", "-q"),
             "xfs" => ("320M", "-q"),
             "btrfs" => ("160M", "-q"),
+            "vfat" => ("32M", ""),
             other => panic!("{other}"),
         };
         self.sh(&format!(
@@ -97,6 +98,19 @@ impl Cell {
              mkdir -p \"$ROOT{at}\"
              mount -o loop \"$OUTER/images/{name}\" \"$ROOT{at}\""
         ));
+    }
+
+    /// Puts a shell and a few programs, with their libraries, into the agent's root.
+    pub(crate) fn add_shell(&self) {
+        self.sh("for program in sh sleep rm basename; do
+                     found=$(command -v $program)
+                     for file in $found $(ldd $found | grep -o '/[^ ]*'); do
+                         mkdir -p \"$ROOT${file%/*}\"
+                         cp -Ln $file \"$ROOT$file\" || [ -e \"$ROOT$file\" ]
+                     done
+                     mkdir -p $ROOT/bin
+                     [ -e $ROOT/bin/$program ] || cp -L $found $ROOT/bin/$program
+                 done");
     }
 
     /// Runs the agent in the cell; the state directory is `/run` unless `more` says otherwise.

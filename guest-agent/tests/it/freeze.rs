@@ -28,9 +28,10 @@ fn freezes_and_thaws_every_filesystem_on_a_block_device() {
     let mut writers: Vec<_> =
         types.iter().map(|fs_type| cell.blocked_writer(&format!("/mnt/{fs_type}/f"))).collect();
 
-    // Exactly six commands run.
+    // Exactly qemu-ga's six commands run, and our four about the freeze.
     let info = client.get("guest-info", "");
-    assert_eq!(info.matches("\"enabled\": true").count(), 6, "{info}");
+    assert_eq!(info.matches("\"enabled\": true").count(), 10, "{info}");
+    assert_eq!(info.matches("\"name\": \"x-guest-fsfreeze-").count(), 4, "{info}");
     assert_eq!(client.get("guest-sync", "{\"id\":5}"), "5");
     assert_eq!(client.call("guest-sync-delimited", "{\"id\":5}"), "<FF>{\"return\": 5}");
     assert_eq!(client.get("guest-ping", ""), "{}");

@@ -5,6 +5,8 @@ mod accounts;
 #[cfg(test)]
 mod bed;
 #[cfg(test)]
+mod blocked;
+#[cfg(test)]
 mod cell;
 #[cfg(test)]
 mod changes;
@@ -13,13 +15,23 @@ mod clients;
 #[cfg(test)]
 mod disks;
 #[cfg(test)]
+mod dispatcher;
+#[cfg(test)]
 mod exec;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
 mod freeze;
 #[cfg(test)]
+mod hook;
+#[cfg(test)]
 mod interop;
+#[cfg(test)]
+mod kill;
+#[cfg(test)]
+mod lease;
+#[cfg(test)]
+mod mounts;
 #[cfg(test)]
 mod namespace;
 #[cfg(test)]

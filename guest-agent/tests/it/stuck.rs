@@ -3,8 +3,11 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::bed::{Agent, Client, wait_for};
 use crate::cell::{Cell, cell_or_skip};
+use crate::lease::report;
 
 /// `/mnt/a` and `/mnt/z` around `/mnt/stuck`, which has something to write but cannot.
 fn prepare(cell: &Cell) {
@@ -24,6 +27,10 @@ fn prepare(cell: &Cell) {
 /// Sends a freeze and waits until it hangs: from the latest mount on, `/mnt/z` is frozen then.
 fn hang(agent: &Agent, client: &mut Client) {
     client.send("{'execute':'guest-fsfreeze-freeze'}");
+    wait_until_it_hangs(agent);
+}
+
+fn wait_until_it_hangs(agent: &Agent) {
     wait_for("the freeze to hang", || {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.child.id())).unwrap();
         tasks.flatten().find(|task| {
@@ -56,6 +63,7 @@ fn a_thaw_ends_a_freeze_that_hangs() {
     assert!(thaw.contains("failed to thaw /mnt/stuck: busy in the kernel"), "{thaw}");
     assert_eq!(status(&mut client), "\"frozen\"");
     assert!(cell.path("/run/qga.state.isfrozen").exists());
+    assert_eq!(report(&mut client)["stuck"], json!(["/mnt/stuck"]));
     cell.writer("/mnt/a/f").wait_until_done();
     assert_eq!(client.get("guest-ping", ""), "{}");
 
@@ -119,6 +127,62 @@ fn an_agent_killed_while_its_freeze_hangs_leaves_the_channel_to_the_next_one() {
     assert!(thaw.contains("busy in the kernel"), "{thaw}");
     cell.writer("/mnt/z/f").wait_until_done();
     assert_eq!(status(&mut client), "\"frozen\"");
+    assert_eq!(report(&mut client)["stuck"], json!(["/mnt/stuck"]));
+    cell.sh("fsfreeze -u $OUTER/lower");
+    wait_for("the stuck one to thaw", || (status(&mut client) == "\"thawed\"").then_some(()));
+    cell.writer("/mnt/stuck/f").wait_until_done();
+    agent.kill();
+}
+
+#[test]
+fn a_deadline_ends_a_freeze_that_hangs_and_the_report_is_there_all_the_while() {
+    let cell = cell_or_skip!();
+    prepare(&cell);
+    let agent = cell.start(&[]);
+    let mut client = agent.connect();
+    let freeze = json!({"lease": "l", "deadline-ms": 2000}).to_string();
+    client.send(format!("{{'execute':'x-guest-fsfreeze-freeze','arguments':{freeze}}}"));
+    wait_until_it_hangs(&agent);
+    let mut z = cell.blocked_writer("/mnt/z/f");
+    // Another client: the freeze goes on, and its result is not lost.
+    drop(client);
+    let mut client = agent.connect();
+    let now = report(&mut client);
+    assert_eq!((&now["state"], &now["lease"]), (&json!("freezing"), &json!("l")));
+    let results: Vec<_> = now["filesystems"].as_array().unwrap().iter().collect();
+    assert_eq!(results[0]["freeze"], json!("frozen"));
+    assert_eq!(results[1], &json!({"mountpoint": "/mnt/stuck", "freeze": "freezing"}));
+    z.wait_until_done();
+    wait_for("the deadline", || {
+        let now = report(&mut client);
+        (now["state"] == "frozen" && now["stuck"] == json!(["/mnt/stuck"])).then_some(())
+    });
+    assert_eq!(report(&mut client)["error"], json!("stopped by its deadline"));
+    cell.writer("/mnt/a/f").wait_until_done();
+    cell.sh("fsfreeze -u $OUTER/lower");
+    wait_for("the stuck one to thaw", || (status(&mut client) == "\"thawed\"").then_some(()));
+    cell.writer("/mnt/stuck/f").wait_until_done();
+    assert_eq!(report(&mut client)["last-thaw"]["cause"], json!("deadline"));
+}
+
+#[test]
+fn an_agent_killed_while_its_freeze_hangs_is_followed_by_one_that_keeps_the_deadline() {
+    let cell = cell_or_skip!();
+    prepare(&cell);
+    let mut agent = cell.start(&[]);
+    let mut client = agent.connect();
+    let freeze = json!({"lease": "l", "deadline-ms": 1500}).to_string();
+    client.send(format!("{{'execute':'x-guest-fsfreeze-freeze','arguments':{freeze}}}"));
+    wait_until_it_hangs(&agent);
+    let _ = agent.child.kill();
+    assert_eq!(client.rest(), b"");
+    let mut z = cell.blocked_writer("/mnt/z/f");
+    let next = cell.start(&[]);
+    let mut client = next.connect();
+    let now = report(&mut client);
+    assert_eq!((&now["lease"], &now["stuck"]), (&json!("l"), &json!(["/mnt/stuck"])));
+    // Nobody asks for it.
+    z.wait_until_done();
     cell.sh("fsfreeze -u $OUTER/lower");
     wait_for("the stuck one to thaw", || (status(&mut client) == "\"thawed\"").then_some(()));
     cell.writer("/mnt/stuck/f").wait_until_done();

@@ -12,6 +12,7 @@ mod exec;
 mod file;
 mod filesystem;
 mod fsfreeze;
+mod fsfreeze_ext;
 mod identity;
 mod memory;
 mod network;
@@ -43,6 +44,11 @@ pub use self::filesystem::{FilesystemInfo, GuestFstrim, GuestGetFsinfo, TrimRepo
 pub use self::fsfreeze::{
     FsfreezeStatus, GuestFsfreezeFreeze, GuestFsfreezeFreezeList, GuestFsfreezeStatus,
     GuestFsfreezeThaw, frozen_count,
+};
+pub use self::fsfreeze_ext::{
+    FilesystemFreeze, FreezeResult, FreezeState, FsfreezeReport, LastThaw, LeaseRenewal,
+    LeasedFreeze, LeasedThaw, ThawCause, ThawResult, XFsfreezeFreeze, XFsfreezeRenew,
+    XFsfreezeReport, XFsfreezeThaw,
 };
 pub use self::identity::{
     GuestGetHostName, GuestGetOsinfo, GuestGetTimezone, GuestGetUsers, HostName, OsInfo, Timezone,
@@ -76,7 +82,8 @@ pub trait Command: Serialize + DeserializeOwned {
 pub struct CommandInfo {
     /// The name on the wire.
     pub name: &'static str,
-    /// Runs while filesystems are frozen, whatever the lists say (qemu-ga's own six).
+    /// Runs while filesystems are frozen, whatever the lists say: qemu-ga's own six, and our
+    /// agent's extensions that are about the freeze.
     pub allowed_while_frozen: bool,
     /// Answers on success. Commands that end the guest do not.
     pub success_response: bool,
@@ -129,6 +136,26 @@ impl CommandInfo {
     pub fn is_sync(&self) -> bool {
         self.name == GuestSync::INFO.name || self.name == GuestSyncDelimited::INFO.name
     }
+
+    /// Whether this thaws, and so must not wait for a freeze.
+    pub fn is_thaw(&self) -> bool {
+        self.name == GuestFsfreezeThaw::INFO.name || self.name == XFsfreezeThaw::INFO.name
+    }
+
+    /// Whether this freezes, and so must not be passed by what thaws.
+    pub fn is_freeze(&self) -> bool {
+        [
+            GuestFsfreezeFreeze::INFO.name,
+            GuestFsfreezeFreezeList::INFO.name,
+            XFsfreezeFreeze::INFO.name,
+        ]
+        .contains(&self.name)
+    }
+
+    /// Whether only our agent has it.
+    pub fn is_extension(&self) -> bool {
+        self.name.starts_with("x-")
+    }
 }
 
 /// What a principal may do with a VM.
@@ -158,7 +185,8 @@ pub enum Right {
     Raw,
 }
 
-/// Every command, in the order of QEMU's schema. `guest-info` lists it from the end.
+/// Every command, in the order of QEMU's schema, and then our agent's own. `guest-info` lists it
+/// from the end.
 pub const COMMANDS: &[CommandInfo] = &[
     GuestSyncDelimited::INFO,
     GuestSync::INFO,
@@ -203,6 +231,10 @@ pub const COMMANDS: &[CommandInfo] = &[
     GuestGetCpustats::INFO,
     GuestNetworkGetRoute::INFO,
     GuestGetLoad::INFO,
+    XFsfreezeFreeze::INFO,
+    XFsfreezeRenew::INFO,
+    XFsfreezeThaw::INFO,
+    XFsfreezeReport::INFO,
 ];
 
 /// The entry of [`COMMANDS`] with this name.
@@ -232,15 +264,27 @@ mod tests {
     }
 
     #[test]
-    fn exactly_qemu_gas_six_commands_run_while_frozen() {
-        let mut allowed: Vec<_> = COMMANDS
-            .iter()
-            .filter(|info| info.allowed_while_frozen)
-            .map(|info| info.name)
-            .collect();
-        allowed.sort_unstable();
+    fn exactly_qemu_gas_six_commands_and_the_freeze_extensions_run_while_frozen() {
+        let allowed = |extension: bool| {
+            let mut names: Vec<_> = COMMANDS
+                .iter()
+                .filter(|info| info.allowed_while_frozen && info.is_extension() == extension)
+                .map(|info| info.name)
+                .collect();
+            names.sort_unstable();
+            names
+        };
         assert_eq!(
-            allowed,
+            allowed(true),
+            [
+                "x-guest-fsfreeze-freeze",
+                "x-guest-fsfreeze-renew",
+                "x-guest-fsfreeze-report",
+                "x-guest-fsfreeze-thaw"
+            ]
+        );
+        assert_eq!(
+            allowed(false),
             [
                 "guest-fsfreeze-status",
                 "guest-fsfreeze-thaw",

@@ -74,21 +74,44 @@ fn a_sync_overtakes_a_freeze_and_takes_its_reply_away() {
 
 #[test]
 fn a_thaw_starts_at_once_and_answers_in_its_turn() {
+    for (freeze, thaw) in [
+        ("guest-fsfreeze-freeze", "guest-fsfreeze-thaw"),
+        ("x-guest-fsfreeze-freeze", "x-guest-fsfreeze-thaw"),
+    ] {
+        let (mut server, now) = (Server::new(), Instant::now());
+        for (name, id) in [(freeze, "1"), ("guest-ping", "2"), (thaw, "3")] {
+            server.feed(&request(name, id));
+        }
+        let mut jobs = start(&mut server, now);
+        assert_eq!(names(&jobs), [freeze, thaw]);
+        finish(&mut server, &mut jobs, thaw);
+        assert!(replies(&mut server).is_empty());
+        finish(&mut server, &mut jobs, freeze);
+        assert_eq!(replies(&mut server), ["1"]);
+        jobs = start(&mut server, now);
+        finish(&mut server, &mut jobs, "guest-ping");
+        assert_eq!(replies(&mut server), ["2", "3"]);
+    }
+}
+
+#[test]
+fn a_report_behind_a_freeze_that_hangs_comes_after_a_sync() {
     let (mut server, now) = (Server::new(), Instant::now());
-    for (name, id) in
-        [("guest-fsfreeze-freeze", "1"), ("guest-ping", "2"), ("guest-fsfreeze-thaw", "3")]
-    {
+    for (name, id) in [
+        ("x-guest-fsfreeze-freeze", "freeze"),
+        ("x-guest-fsfreeze-report", "lost"),
+        ("guest-sync", "sync"),
+        ("x-guest-fsfreeze-report", "report"),
+    ] {
         server.feed(&request(name, id));
     }
     let mut jobs = start(&mut server, now);
-    assert_eq!(names(&jobs), ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw"]);
-    finish(&mut server, &mut jobs, "guest-fsfreeze-thaw");
-    assert!(replies(&mut server).is_empty());
-    finish(&mut server, &mut jobs, "guest-fsfreeze-freeze");
-    assert_eq!(replies(&mut server), ["1"]);
-    jobs = start(&mut server, now);
-    finish(&mut server, &mut jobs, "guest-ping");
-    assert_eq!(replies(&mut server), ["2", "3"]);
+    assert_eq!(names(&jobs), ["x-guest-fsfreeze-freeze", "guest-sync"]);
+    finish(&mut server, &mut jobs, "guest-sync");
+    jobs.extend(start(&mut server, now));
+    assert_eq!(names(&jobs), ["x-guest-fsfreeze-freeze", "x-guest-fsfreeze-report"]);
+    finish(&mut server, &mut jobs, "x-guest-fsfreeze-report");
+    assert_eq!(replies(&mut server), ["sync", "report"]);
 }
 
 #[test]

@@ -2,12 +2,18 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Condvar, Mutex};
 
+use qga_proto::command::{FreezeState, FsfreezeReport, LeasedFreeze, LeasedThaw, ThawResult};
+
 use super::*;
+use crate::freeze::kernel::Frozen;
 use crate::freeze::mounts::Mounts;
+use crate::freeze::order::{By, Lease, Term};
+use crate::freeze::report::Identity;
 use crate::worker::Completions;
 use crate::worker::tests::{job, next};
 
@@ -22,16 +28,31 @@ struct Inner {
     hanging: HashSet<String>,
     failing: HashSet<String>,
     unable: HashSet<String>,
+    /// Not in the mount table any more.
+    unmounted: HashSet<String>,
     log: Vec<String>,
+    now_ms: u64,
+    tick_from: Option<u64>,
 }
 
+#[derive(Clone, Default)]
+struct Fake(Arc<Shared>);
+
 #[derive(Default)]
-struct Fake {
+struct Shared {
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
-impl Fake {
+impl std::ops::Deref for Fake {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Shared {
     fn with(&self, change: impl FnOnce(&mut Inner)) {
         change(&mut self.inner.lock().unwrap());
         self.changed.notify_all();
@@ -53,7 +74,15 @@ impl Fake {
 
 impl Kernel for Fake {
     fn mounts(&self) -> io::Result<Mounts> {
-        Ok(Mounts::parse(TABLE, |_| None))
+        let inner = self.inner.lock().unwrap();
+        let kept: Vec<_> = TABLE
+            .split_inclusive(|&byte| byte == b'\n')
+            .filter(|line| {
+                let line = String::from_utf8_lossy(line);
+                !inner.unmounted.iter().any(|path| line.contains(&format!(" {path} ")))
+            })
+            .collect();
+        Ok(Mounts::parse(&kept.concat(), |_| None))
     }
 
     fn freeze(&self, path: &Path) -> Frozen {
@@ -66,10 +95,13 @@ impl Kernel for Fake {
             return Frozen::Failed(format!("failed to freeze {path}: Input/output error"));
         }
         if inner.unable.contains(&path) {
-            return Frozen::Skipped;
+            return Frozen::Unsupported;
         }
-        inner.frozen.insert(path);
-        Frozen::Yes
+        if !inner.frozen.insert(path.clone()) {
+            return Frozen::Already;
+        }
+        let kernel = self.clone();
+        Frozen::Yes(Box::new(move || kernel.thaw(Path::new(&path))))
     }
 
     fn thaw(&self, path: &Path) -> bool {
@@ -78,36 +110,99 @@ impl Kernel for Fake {
         let mut inner = self.inner.lock().unwrap();
         inner.frozen.remove(&path)
     }
+
+    fn hook(
+        &self,
+        _: &Path,
+        argument: &str,
+        _: Duration,
+        stop: &AtomicBool,
+    ) -> Result<(), QgaError> {
+        let name = format!("hook {argument}");
+        self.with(|inner| inner.log.push(name.clone()));
+        loop {
+            let inner = self.inner.lock().unwrap();
+            if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                return Err(QgaError::generic("stopped"));
+            }
+            if !inner.hanging.contains(&name) {
+                return match inner.failing.contains(&name) {
+                    true => Err(QgaError::generic("child process has failed: boom\n")),
+                    false => Ok(()),
+                };
+            }
+            drop(self.changed.wait_timeout(inner, Duration::from_millis(1)).unwrap());
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.inner.lock().unwrap().now_ms
+    }
+
+    fn tick_from(&self, at_ms: Option<u64>) {
+        self.inner.lock().unwrap().tick_from = at_ms;
+    }
 }
 
 struct Bed {
-    kernel: Arc<Fake>,
+    kernel: Fake,
+    settings: FreezeSettings,
     phase: Arc<SharedPhase>,
+    report: Arc<SharedReport>,
     marker: Marker,
     inbox: SyncSender<Message>,
     completions: Arc<Completions>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Bed {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::with(FreezeSettings { deadline: None, ..FreezeSettings::default() })
+    }
+
+    fn with_hook() -> Self {
+        let hook = Some(PathBuf::from("/hook"));
+        Self::with(FreezeSettings { hook, deadline: None, ..FreezeSettings::default() })
+    }
+
+    fn with(settings: FreezeSettings) -> Self {
+        Self::start(settings, Fake::default(), tempfile::tempdir().unwrap(), "boot")
+    }
+
+    fn start(settings: FreezeSettings, kernel: Fake, dir: tempfile::TempDir, boot: &str) -> Self {
         let marker = Marker::new(dir.path());
-        let kernel = Arc::new(Fake::default());
-        let phase = Arc::new(SharedPhase::new(Phase::Thawed));
+        let now = if marker.exists() { Phase::Frozen } else { Phase::Thawed };
+        let phase = Arc::new(SharedPhase::new(now));
+        let identity = Identity { instance: "i".into(), boot_id: boot.into() };
+        let report = Arc::new(SharedReport::new(identity));
         let (outbox, inbox) = sync_channel(64);
         let mut engine = Engine::new(
-            Arc::clone(&kernel),
+            Arc::new(kernel.clone()),
+            settings.clone(),
             Arc::clone(&phase),
+            Arc::clone(&report),
             marker.clone(),
             None,
             (outbox.clone(), inbox),
         );
-        engine.patience =
-            Patience { each: Duration::from_millis(20), all: Duration::from_millis(40) };
+        engine.patience = Patience {
+            each: Duration::from_millis(20),
+            all: Duration::from_millis(40),
+            hook: Duration::from_secs(5),
+        };
+        engine.load();
         std::thread::spawn(move || engine.run());
         let completions = Completions::new().unwrap();
-        Self { kernel, phase, marker, inbox: outbox, completions, _dir: dir }
+        Self { kernel, settings, phase, report, marker, inbox: outbox, completions, dir }
+    }
+
+    /// Another agent on what this one leaves behind. (The engine of this one gets no more orders.)
+    fn restart(self, boot: &str) -> Self {
+        // This test's own process is the one that the marker names, and it does not end.
+        if self.marker.exists() {
+            std::fs::write(self.marker.path(), "1 0\n").unwrap();
+        }
+        Self::start(self.settings, self.kernel, self.dir, boot)
     }
 
     fn order(&self, order: Order) {
@@ -116,7 +211,49 @@ impl Bed {
     }
 
     fn freeze(&self) {
-        self.order(Order::Freeze(None));
+        self.order(Order::Freeze { names: None, lease: None });
+    }
+
+    fn freeze_and_thaw(&self) {
+        self.freeze();
+        assert_eq!(self.outcome(), "3");
+        self.thaw();
+        assert_eq!(self.outcome(), "3");
+    }
+
+    fn freeze_for(&self, lease: &str, term: Term) {
+        self.order(Order::Freeze { names: None, lease: Some((lease_of(lease), term)) });
+    }
+
+    fn thaw(&self) {
+        self.order(Order::Thaw(By::Client));
+    }
+
+    fn thaw_for(&self, lease: &str) {
+        self.order(Order::Thaw(By::Lease(lease_of(lease))));
+    }
+
+    fn at(&self, now_ms: u64) {
+        self.kernel.with(|inner| inner.now_ms = now_ms);
+        self.inbox.send(Message::Tick).unwrap();
+    }
+
+    fn hang(&self, what: &str) {
+        self.kernel.with(|inner| {
+            inner.hanging.insert(what.into());
+        });
+    }
+
+    fn release(&self, what: &str) {
+        self.kernel.with(|inner| {
+            inner.hanging.remove(what);
+        });
+    }
+
+    fn fail(&self, what: &str) {
+        self.kernel.with(|inner| {
+            inner.failing.insert(what.into());
+        });
     }
 
     /// The next `count` outcomes.
@@ -132,14 +269,38 @@ impl Bed {
         outcomes
     }
 
+    fn outcome(&self) -> String {
+        self.outcomes(1).remove(0)
+    }
+
+    fn read(&self) -> FsfreezeReport {
+        self.report.read(self.phase.now(), self.kernel.now_ms())
+    }
+
+    fn cause(&self) -> Option<ThawCause> {
+        self.read().last_thaw.map(|thaw| thaw.cause)
+    }
+
     fn wait_for_phase(&self, phase: Phase) {
+        self.wait_for(|bed| bed.phase.now() == phase);
+    }
+
+    fn wait_for(&self, is_so: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while self.phase.now() != phase {
-            assert!(Instant::now() < deadline, "{:?}", self.phase.now());
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "{:?} {:?}", self.phase.now(), self.read());
             std::thread::yield_now();
         }
     }
 }
+
+fn lease_of(name: &str) -> Lease {
+    Lease::parse(name.into()).unwrap()
+}
+
+mod deadlines;
+mod hooked;
+mod restarts;
 
 #[test]
 fn freezes_from_the_latest_mount_and_thaws_from_the_first() {
@@ -148,7 +309,7 @@ fn freezes_from_the_latest_mount_and_thaws_from_the_first() {
     assert_eq!(bed.outcomes(1), ["3"]);
     assert_eq!(bed.phase.now(), Phase::Frozen);
     assert!(bed.marker.exists());
-    bed.order(Order::Thaw);
+    bed.thaw();
     assert_eq!(bed.outcomes(1), ["3"]);
     assert_eq!(bed.phase.now(), Phase::Thawed);
     assert!(!bed.marker.exists());
@@ -169,9 +330,7 @@ fn what_cannot_freeze_does_not_count_and_none_leaves_the_state_at_once() {
 #[test]
 fn one_failure_thaws_everything() {
     let bed = Bed::new();
-    bed.kernel.with(|inner| {
-        inner.failing.insert("/b".into());
-    });
+    bed.fail("/b");
     bed.freeze();
     assert_eq!(bed.outcomes(1), ["failed to freeze /b: Input/output error"]);
     assert_eq!(bed.phase.now(), Phase::Thawed);
@@ -182,12 +341,10 @@ fn one_failure_thaws_everything() {
 #[test]
 fn a_thaw_stops_a_freeze_that_hangs_and_the_stuck_one_follows() {
     let bed = Bed::new();
-    bed.kernel.with(|inner| {
-        inner.hanging.insert("/b".into());
-    });
+    bed.hang("/b");
     bed.freeze();
     bed.kernel.wait_for("freeze /b");
-    bed.order(Order::Thaw);
+    bed.thaw();
     let outcomes = bed.outcomes(2);
     assert_eq!(outcomes[0], "stopped by thaw");
     assert!(outcomes[1].starts_with("failed to thaw /b: busy"), "{outcomes:?}");
@@ -196,12 +353,10 @@ fn a_thaw_stops_a_freeze_that_hangs_and_the_stuck_one_follows() {
     assert!(bed.marker.exists());
 
     // A second thaw leaves the stuck one alone and says so again.
-    bed.order(Order::Thaw);
+    bed.thaw();
     assert!(bed.outcomes(1)[0].starts_with("failed to thaw /b: busy"));
 
-    bed.kernel.with(|inner| {
-        inner.hanging.remove("/b");
-    });
+    bed.release("/b");
     bed.wait_for_phase(Phase::Thawed);
     assert!(!bed.marker.exists());
     assert!(bed.kernel.inner.lock().unwrap().frozen.is_empty());
@@ -210,16 +365,12 @@ fn a_thaw_stops_a_freeze_that_hangs_and_the_stuck_one_follows() {
 #[test]
 fn a_freeze_that_is_merely_slow_is_thawed_before_the_thaw_is_answered() {
     let bed = Bed::new();
-    bed.kernel.with(|inner| {
-        inner.hanging.insert("/b".into());
-    });
+    bed.hang("/b");
     bed.freeze();
     bed.kernel.wait_for("freeze /b");
-    bed.order(Order::Thaw);
+    bed.thaw();
     assert_eq!(bed.outcomes(1), ["stopped by thaw"]);
-    bed.kernel.with(|inner| {
-        inner.hanging.remove("/b");
-    });
+    bed.release("/b");
     assert_eq!(bed.outcomes(1), ["2"]);
     assert_eq!(bed.phase.now(), Phase::Thawed);
 }
@@ -227,7 +378,69 @@ fn a_freeze_that_is_merely_slow_is_thawed_before_the_thaw_is_answered() {
 #[test]
 fn a_thaw_of_nothing_is_allowed() {
     let bed = Bed::new();
-    bed.order(Order::Thaw);
+    bed.thaw();
     assert_eq!(bed.outcomes(1), ["0"]);
     assert_eq!(bed.phase.now(), Phase::Thawed);
+}
+
+#[test]
+fn what_was_unmounted_meanwhile_is_thawed_last_but_thawed() {
+    let bed = Bed::new();
+    bed.freeze();
+    assert_eq!(bed.outcome(), "3");
+    bed.kernel.with(|inner| {
+        inner.unmounted.insert("/a".into());
+    });
+    bed.thaw();
+    assert_eq!(bed.outcome(), "3");
+    assert_eq!(bed.kernel.log()[3..], ["thaw /b", "thaw /c", "thaw /a"]);
+}
+
+#[test]
+fn a_freeze_during_a_freeze_is_refused() {
+    let bed = Bed::new();
+    bed.hang("/b");
+    bed.freeze_for("one", Term::Default);
+    bed.kernel.wait_for("freeze /b");
+    bed.freeze_for("other", Term::Default);
+    assert_eq!(bed.outcome(), "filesystems are frozen already, by lease 'one'");
+    bed.release("/b");
+    let answer: LeasedFreeze = serde_json::from_str(&bed.outcome()).unwrap();
+    assert_eq!((answer.count, answer.generation), (3, 1));
+    bed.freeze();
+    let text = "Command guest-fsfreeze-freeze has been disabled: the command is not allowed";
+    assert_eq!(bed.outcome(), text);
+    assert_eq!(bed.phase.now(), Phase::Frozen);
+}
+
+#[test]
+fn the_report_tells_each_result_while_a_freeze_hangs() {
+    let bed = Bed::new();
+    bed.kernel.with(|inner| {
+        inner.unable.insert("/c".into());
+    });
+    bed.hang("/b");
+    bed.freeze();
+    bed.kernel.wait_for("freeze /b");
+    bed.phase.set(Phase::Freezing);
+    let report = bed.read();
+    assert_eq!((report.state, report.generation, report.count), (FreezeState::Freezing, 1, None));
+    let results: Vec<_> =
+        report.filesystems.iter().map(|one| (one.mountpoint.as_str(), one.freeze)).collect();
+    let expected = [
+        ("/c", FreezeResult::Unsupported),
+        ("/b", FreezeResult::Freezing),
+        ("/a", FreezeResult::Pending),
+    ];
+    assert_eq!(results, expected);
+    bed.wait_for(|bed| bed.read().stuck == ["/b"]);
+    bed.thaw();
+    assert!(bed.outcomes(2)[1].starts_with("failed to thaw /b: busy"));
+    assert_eq!(bed.read().error.as_deref(), Some("stopped by thaw"));
+    bed.release("/b");
+    bed.wait_for_phase(Phase::Thawed);
+    let report = bed.read();
+    assert_eq!(report.filesystems[1].thaw, Some(ThawResult::Thawed));
+    assert!(report.stuck.is_empty());
+    assert_eq!(bed.cause(), Some(ThawCause::Requested));
 }
