@@ -66,7 +66,8 @@ fn a_renewed_freeze_stays_and_only_its_owner_or_a_stock_client_thaws_it() {
     two_filesystems(&cell);
     let agent = cell.start(&[]);
     let mut client = agent.connect();
-    freeze(&mut client, "backup", 500);
+    // Long enough for a busy machine to renew it in time.
+    freeze(&mut client, "backup", 5000);
     let renew = |client: &mut Client, lease: &str, ms: u64| {
         client.call(X_RENEW, &json!({"lease": lease, "deadline-ms": ms}).to_string())
     };
