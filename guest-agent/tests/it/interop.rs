@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::bed::{AGENT, Agent, Bed, Client};
 
-fn qemu_ga() -> Option<PathBuf> {
+pub(crate) fn qemu_ga() -> Option<PathBuf> {
     let known = ["/usr/sbin/qemu-ga", "/usr/bin/qemu-ga", "/sbin/qemu-ga"];
     let found = known.iter().map(PathBuf::from).find(|path| path.exists());
     if found.is_none() {

@@ -5,6 +5,8 @@ mod bed;
 #[cfg(test)]
 mod cell;
 #[cfg(test)]
+mod channels;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod files;
@@ -12,6 +14,8 @@ mod files;
 mod freeze;
 #[cfg(test)]
 mod interop;
+#[cfg(test)]
+mod options;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
