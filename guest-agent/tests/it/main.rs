@@ -11,6 +11,8 @@ mod cell;
 #[cfg(test)]
 mod changes;
 #[cfg(test)]
+mod channels;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod disks;
@@ -34,6 +36,8 @@ mod lease;
 mod mounts;
 #[cfg(test)]
 mod namespace;
+#[cfg(test)]
+mod options;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
