@@ -6,9 +6,11 @@ use std::sync::Arc;
 use qga_proto::command::CommandInfo;
 use qga_proto::{Job, Outcome, QgaError};
 
+use crate::accounts::Desk;
 use crate::exec::Executor;
 use crate::files::FileTable;
 use crate::freeze::{Freezer, phase::Phase};
+use crate::gauge::Gauge;
 use crate::handler::{self, Handler, Place, View};
 use crate::worker::{Completions, Reply, Worker};
 
@@ -22,9 +24,9 @@ pub(crate) struct Dispatch {
     files: Worker<FileTable>,
     helpers: Worker<()>,
     queries: Worker<()>,
-    filesystems: Worker<()>,
+    filesystems: Worker<Gauge>,
     trims: Worker<()>,
-    accounts: Worker<()>,
+    accounts: Worker<Desk>,
     programs: Executor,
     freezer: Freezer,
 }
@@ -41,9 +43,9 @@ impl Dispatch {
             files: Worker::start("file", STACK, files)?,
             helpers: Worker::start("helper", STACK, ())?,
             queries: Worker::start("query", STACK, ())?,
-            filesystems: Worker::start("filesystem", STACK, ())?,
+            filesystems: Worker::start("filesystem", STACK, Gauge::new())?,
             trims: Worker::start("trim", STACK, ())?,
-            accounts: Worker::start("account", STACK, ())?,
+            accounts: Worker::start("account", STACK, Desk::default())?,
             programs: Executor::start()?,
             freezer,
         })

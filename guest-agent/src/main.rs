@@ -13,6 +13,7 @@ mod errno;
 mod exec;
 mod files;
 mod freeze;
+mod gauge;
 mod handler;
 mod helper;
 mod log;
