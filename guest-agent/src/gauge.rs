@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, fstatvfs, open};
+use rustix::fs::statvfs;
 
 use crate::sys;
 
@@ -68,10 +68,9 @@ impl Gauge {
 impl Sizes {
     /// Only for a thread that ends with it.
     fn of(mount_point: &Path) -> Option<Self> {
-        let directory = open(mount_point, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
         // A call that hangs outlives a SIGKILL of the agent, and must not keep its channel open.
-        sys::threads::keep_only(&directory).ok()?;
-        let stat = fstatvfs(&directory).ok()?;
+        sys::threads::keep_none().ok()?;
+        let stat = statvfs(mount_point).ok()?;
         Some(Self::new(stat.f_frsize, stat.f_blocks, stat.f_bfree, stat.f_bavail))
     }
 

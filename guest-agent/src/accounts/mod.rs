@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use qga_proto::QgaError;
-use rustix::fs::{Gid, Mode, OFlags, open};
+use rustix::fs::Gid;
 use rustix::process::geteuid;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
@@ -111,8 +111,7 @@ impl User {
 
 /// A call that hangs may outlive a SIGKILL of the agent, and must not keep its channel open.
 fn keep_no_descriptor() -> Result<(), QgaError> {
-    let root = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-    root.and_then(sys::threads::keep_only)
+    sys::threads::keep_none()
         .map_err(|e| QgaError::generic(format!("failed to close descriptors: {}", errno::text(e))))
 }
 

@@ -23,6 +23,14 @@ pub(crate) fn keep_only(keep: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the calling thread a descriptor table of its own, with nothing open in it.
+pub(crate) fn keep_none() -> io::Result<()> {
+    // SAFETY: as for `keep_only`; what the callers use, they open afterwards.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES)? };
+    close_range(0, libc::c_uint::MAX);
+    Ok(())
+}
+
 fn close_range(first: libc::c_uint, last: libc::c_uint) {
     // SAFETY: closes descriptors in a table that only this thread uses.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
@@ -51,6 +59,8 @@ mod tests {
                     keep_only(&kept).unwrap();
                     assert!(fcntl_getfd(&kept).is_ok());
                     assert_eq!(fcntl_getfd(&other).unwrap_err(), io::Errno::BADF);
+                    keep_none().unwrap();
+                    assert_eq!(fcntl_getfd(&kept).unwrap_err(), io::Errno::BADF);
                 })
                 .join()
                 .unwrap();
