@@ -6,10 +6,12 @@ use std::sync::Arc;
 use qga_proto::command::CommandInfo;
 use qga_proto::{Job, Outcome, QgaError};
 
+use crate::accounts::Desk;
 use crate::exec::Executor;
 use crate::files::FileTable;
 use crate::filter::Filter;
 use crate::freeze::{Freezer, phase::Phase};
+use crate::gauge::Gauge;
 use crate::handler::{self, Handler, Place, View};
 use crate::worker::{Completions, Reply, Worker};
 
@@ -23,9 +25,9 @@ pub(crate) struct Dispatch {
     files: Worker<FileTable>,
     helpers: Worker<()>,
     queries: Worker<()>,
-    filesystems: Worker<()>,
+    filesystems: Worker<Gauge>,
     trims: Worker<()>,
-    accounts: Worker<()>,
+    accounts: Worker<Desk>,
     programs: Executor,
     freezer: Freezer,
     /// What each channel may use, by its index.
@@ -46,9 +48,9 @@ impl Dispatch {
             files: Worker::start_apart("file", STACK, files)?,
             helpers: Worker::start("helper", STACK, ())?,
             queries: Worker::start_apart("query", STACK, ())?,
-            filesystems: Worker::start_apart("filesystem", STACK, ())?,
+            filesystems: Worker::start_apart("filesystem", STACK, Gauge::new())?,
             trims: Worker::start_apart("trim", STACK, ())?,
-            accounts: Worker::start("account", STACK, ())?,
+            accounts: Worker::start("account", STACK, Desk::default())?,
             programs: Executor::start()?,
             freezer,
         })

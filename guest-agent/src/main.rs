@@ -19,6 +19,7 @@ mod filter;
 mod freeze;
 #[cfg(test)]
 mod fuzz;
+mod gauge;
 mod handler;
 mod hardware_clock;
 mod helper;

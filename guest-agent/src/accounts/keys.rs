@@ -1,7 +1,7 @@
 //! `~/.ssh/authorized_keys` of a user.
 //!
 //! The home directory belongs to its user, who may have put anything anywhere in it. All of this
-//! is done with that user's ids ([`User::act_as`]), and no link is followed below the home: where
+//! is done with that user's ids ([`super::Desk::act_as`]), and no link is followed below the home: where
 //! one is in the way, the command fails. A file is replaced as a whole, so that at no time half of
 //! it is there.
 

@@ -6,6 +6,9 @@
 mod databases;
 pub(crate) mod keys;
 
+use std::collections::BTreeMap;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use qga_proto::QgaError;
@@ -15,12 +18,56 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 pub(crate) use self::databases::User;
 use self::databases::{find_user, groups_of, listed_groups};
-use crate::{errno, helper};
+use crate::{errno, helper, sys};
 
-/// How long a name service may take.
+/// How long a name service may take, and then a home directory.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Homes that may hang at once.
+const MAX_UNANSWERED: usize = 8;
 /// Bytes of stack of a thread that works in a user's name.
 const STACK: usize = 64 << 10;
+
+/// Works in users' homes, and remembers which ones have not answered yet.
+#[derive(Debug, Default)]
+pub(crate) struct Desk {
+    unanswered: BTreeMap<String, JoinHandle<()>>,
+}
+
+impl Desk {
+    /// Does `work` with the effective user and groups of `user`, on a thread that ends with it.
+    /// The real and the saved user stay the agent's, or the user could send signals to it.
+    pub(crate) fn act_as<T: Send + 'static>(
+        &mut self,
+        user: User,
+        work: impl FnOnce(&User) -> Result<T, QgaError> + Send + 'static,
+    ) -> Result<T, QgaError> {
+        let name = user.name.clone();
+        let no_answer = || {
+            let text = format!("the home directory of user '{name}' does not answer");
+            QgaError::generic(text)
+        };
+        self.unanswered.retain(|_, thread| !thread.is_finished());
+        if self.unanswered.contains_key(&name) || self.unanswered.len() >= MAX_UNANSWERED {
+            return Err(no_answer());
+        }
+        let groups = user.groups();
+        let (send, answer) = sync_channel(1);
+        let thread = std::thread::Builder::new().name("user".into()).stack_size(STACK);
+        let thread = thread.spawn(move || {
+            let result = keep_no_descriptor()
+                .and_then(|()| user.become_effective(&groups))
+                .and_then(|()| work(&user));
+            drop(send.send(result));
+        });
+        let thread = thread.map_err(|e| {
+            QgaError::generic(format!("failed to create a thread: {}", errno::of(&e)))
+        })?;
+        answer.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            self.unanswered.insert(name.clone(), thread);
+            Err(no_answer())
+        })
+    }
+}
 
 impl User {
     /// The user with this name. May take as long as the name service.
@@ -47,26 +94,6 @@ impl User {
         groups
     }
 
-    /// Does `work` with the effective user and groups of this user, on a thread that ends with
-    /// it. The real and the saved user stay the agent's, or the user could send signals to it.
-    pub(crate) fn act_as<T: Send>(
-        &self,
-        work: impl FnOnce() -> Result<T, QgaError> + Send,
-    ) -> Result<T, QgaError> {
-        let groups = self.groups();
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("user".into()).stack_size(STACK);
-            let thread = thread.spawn_scoped(scope, || {
-                self.become_effective(&groups)?;
-                work()
-            });
-            let thread = thread.map_err(|e| {
-                QgaError::generic(format!("failed to create a thread: {}", errno::of(&e)))
-            })?;
-            thread.join().unwrap_or_else(|_| Err(QgaError::generic("a thread has failed")))
-        })
-    }
-
     /// For this thread only.
     fn become_effective(&self, groups: &[Gid]) -> Result<(), QgaError> {
         if geteuid() == self.uid && !self.uid.is_root() {
@@ -80,6 +107,12 @@ impl User {
         set_thread_res_gid(None, self.gid, None).map_err(|_| failed("group"))?;
         set_thread_res_uid(None, self.uid, None).map_err(|_| failed("user"))
     }
+}
+
+/// A call that hangs may outlive a SIGKILL of the agent, and must not keep its channel open.
+fn keep_no_descriptor() -> Result<(), QgaError> {
+    sys::threads::leave_descriptors()
+        .map_err(|e| QgaError::generic(format!("failed to close descriptors: {}", errno::text(e))))
 }
 
 /// A line of a database, from whichever service knows it.
@@ -118,9 +151,10 @@ mod tests {
             ids.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
         };
         let before: Vec<_> = status();
-        let inside: Vec<String> = nobody.act_as(|| Ok(status())).unwrap();
+        let mut desk = Desk::default();
+        let inside: Vec<String> = desk.act_as(nobody.clone(), move |_| Ok(status())).unwrap();
         assert_eq!(inside, ["Uid: 0 65534 0 65534", "Gid: 0 65533 0 65533", "Groups: 65533"]);
-        let refused = nobody.act_as(|| {
+        let refused = desk.act_as(nobody, |_| {
             let error = std::fs::read("/etc/shadow").unwrap_err();
             Err::<(), _>(QgaError::generic(errno::of(&error)))
         });

@@ -8,8 +8,8 @@
 //!
 //! The exec thread owns all records ([`table`]) and waits, in one epoll, for requests, for output
 //! of programs and for their ends. Looking a program up and executing it can hang, on a network
-//! filesystem that does not answer: each start is on a thread of its own that ends with it, and
-//! takes a place among the running programs as long as it hangs.
+//! filesystem that does not answer: each start is on a thread of its own that ends with it. One that
+//! hangs takes a place among the running programs, but its client is answered.
 
 mod program;
 mod record;
@@ -19,11 +19,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use qga_proto::base64::Base64Text;
 use qga_proto::command::{CaptureOutput, GuestExec};
 use qga_proto::{Outcome, QgaError, Request};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 
 use self::program::Program;
 use self::record::Child;
@@ -47,12 +49,19 @@ struct Limits {
     held: usize,
     /// Bytes of one stream of one program.
     stream: usize,
+    /// How long a client waits for a start.
+    patience: Duration,
 }
 
 impl Limits {
     /// A running program takes up to four descriptors; there are 1024, and files have 512.
-    const DEFAULT: Self =
-        Self { running: 100, records: 512, held: 64 << 20, stream: QEMU_GA_STREAM };
+    const DEFAULT: Self = Self {
+        running: 100,
+        records: 512,
+        held: 64 << 20,
+        stream: QEMU_GA_STREAM,
+        patience: Duration::from_secs(10),
+    };
 }
 
 /// qemu-ga keeps this much of a stream, to the byte.
@@ -63,8 +72,8 @@ pub(crate) type Ask = fn(&mut Programs, &Request, Reply);
 
 enum Message {
     Ask(Ask, Request, Reply),
-    /// A start has succeeded or failed; this many bytes of input were held for it.
-    Started(Result<Child, QgaError>, usize, Reply),
+    /// The start with this number has succeeded or failed.
+    Started(u64, Result<Child, QgaError>),
 }
 
 /// A program to be started.
@@ -86,11 +95,13 @@ impl Order {
     /// On a thread of its own.
     fn carry_out(self) -> Result<Child, QgaError> {
         let Self { program, input, capture } = self;
-        Child::start(&program, input, capture).map_err(|e| {
-            let (name, e) = (program.name(), errno::text(e));
-            QgaError::generic(format!("Failed to execute child process “{name}” ({e})"))
-        })
+        Child::start(&program, input, capture).map_err(|e| not_executed(program.name(), e))
     }
+}
+
+fn not_executed(name: &str, e: Errno) -> QgaError {
+    let e = errno::text(e);
+    QgaError::generic(format!("Failed to execute child process “{name}” ({e})"))
 }
 
 /// The poll thread's hold on the exec thread.
@@ -134,8 +145,8 @@ impl Executor {
     }
 
     /// From a thread that has tried to start a program.
-    fn started(&self, result: Result<Child, QgaError>, bytes: usize, reply: Reply) {
-        drop(self.inbox.send(Message::Started(result, bytes, reply)));
+    fn started(&self, number: u64, result: Result<Child, QgaError>) {
+        drop(self.inbox.send(Message::Started(number, result)));
         self.wake();
     }
 

@@ -8,6 +8,9 @@
 //!      gone                                                   gone
 //! ```
 //!
+//! A start that takes too long is answered with an error; should it still succeed, the program is
+//! killed, because nobody knows of it.
+//!
 //! A finished program expires only when its place or its bytes are needed for another one, and
 //! then the one first that has been finished for longest. So programs that nobody asks about
 //! cannot fill the table. If what is finished does not make enough room, a new program is refused;
@@ -16,7 +19,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use qga_proto::command::{ExecStarted, ExecStatus};
 use qga_proto::{Outcome, QgaError};
@@ -24,9 +27,10 @@ use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::{self, Errno};
+use rustix::process::{Signal, kill_process};
 
 use super::record::{Child, ERRORS, INPUT, OUTPUT, Record};
-use super::{Executor, Limits, Message, Order};
+use super::{Executor, Limits, Message, Order, not_executed};
 use crate::worker::Reply;
 use crate::{errno, log, sys};
 
@@ -37,11 +41,21 @@ const END: usize = 3;
 /// What is read at once.
 const PIECE: usize = 64 << 10;
 /// How often an end is looked for that has no descriptor.
-const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const GLANCE: Duration = Duration::from_millis(50);
 /// Bytes of stack of a thread that starts one program.
 const START_STACK: usize = 64 << 10;
 /// What expires with more bytes than this is worth giving back to the kernel.
 const LARGE: usize = 1 << 20;
+
+/// A program that a thread is starting.
+struct Starting {
+    name: String,
+    /// Bytes of input held for it.
+    bytes: usize,
+    since: Instant,
+    /// `None`: its client has been told that it takes too long.
+    reply: Option<Reply>,
+}
 
 /// The programs. It belongs to the exec thread.
 pub(crate) struct Programs {
@@ -51,8 +65,9 @@ pub(crate) struct Programs {
     records: BTreeMap<i32, Record>,
     /// The finished ones, in the order in which they finished.
     finished: VecDeque<i32>,
-    /// Programs that a thread is starting.
-    starting: usize,
+    /// Programs that a thread is starting, by number, which grows.
+    starting: BTreeMap<u64, Starting>,
+    starts: u64,
     /// Bytes held for all of them, those of the input of starting ones included.
     held: usize,
     buffer: Vec<u8>,
@@ -68,7 +83,8 @@ impl Programs {
             epoll,
             records: BTreeMap::new(),
             finished: VecDeque::new(),
-            starting: 0,
+            starting: BTreeMap::new(),
+            starts: 0,
             held: 0,
             buffer: vec![0; PIECE],
         })
@@ -80,24 +96,22 @@ impl Programs {
         if let Err(error) = self.admit(bytes) {
             return reply.send(Outcome::Error(error));
         }
-        self.starting += 1;
         self.held += bytes;
+        self.starts += 1;
+        let number = self.starts;
+        let starting = Starting {
+            name: order.program.name().to_owned(),
+            bytes,
+            since: Instant::now(),
+            reply: Some(reply),
+        };
+        self.starting.insert(number, starting);
         let executor = self.executor.clone();
-        let order = Arc::new(Mutex::new(Some((order, reply))));
-        let take =
-            |order: &Mutex<Option<_>>| order.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let threads = Arc::clone(&order);
         let thread = std::thread::Builder::new().name("start".into()).stack_size(START_STACK);
-        let spawned = thread.spawn(move || {
-            if let Some((order, reply)) = take(&threads) {
-                executor.started(order.carry_out(), bytes, reply);
-            }
-        });
-        if let Err(e) = spawned
-            && let Some((_, reply)) = take(&order)
-        {
+        let spawned = thread.spawn(move || executor.started(number, order.carry_out()));
+        if let Err(e) = spawned {
             let error = QgaError::generic(format!("Failed to fork ({})", errno::of(&e)));
-            self.started(Err(error), bytes, reply);
+            self.started(number, Err(error));
         }
     }
 
@@ -123,7 +137,8 @@ impl Programs {
     fn turn(&mut self, inbox: &Receiver<Message>, events: &mut Vec<epoll::Event>) -> bool {
         let unseen = self.records.values().any(|r| r.end.is_none() && r.pidfd.is_none());
         events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(events), unseen.then_some(&GLANCE)) {
+        let timeout = self.timeout(unseen);
+        match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => {
                 log::critical(format_args!("epoll: {}", errno::text(e)));
@@ -139,6 +154,7 @@ impl Programs {
         if unseen {
             self.look_for_ends();
         }
+        self.give_up_on_starts();
         true
     }
 
@@ -147,16 +163,20 @@ impl Programs {
         for message in inbox.try_iter() {
             match message {
                 Message::Ask(ask, request, reply) => ask(self, &request, reply),
-                Message::Started(result, bytes, reply) => self.started(result, bytes, reply),
+                Message::Started(number, result) => self.started(number, result),
             }
         }
     }
 
-    fn started(&mut self, result: Result<Child, QgaError>, bytes: usize, reply: Reply) {
-        self.starting -= 1;
+    fn started(&mut self, number: u64, result: Result<Child, QgaError>) {
+        let Some(Starting { bytes, reply, .. }) = self.starting.remove(&number) else { return };
         let outcome = match result {
             Ok(child) => {
                 let pid = child.pid.as_raw_nonzero().get();
+                if reply.is_none() {
+                    // Its process cannot have become another one: nobody has waited for it.
+                    let _ = kill_process(child.pid, Signal::KILL);
+                }
                 // The number is in use again: nobody can mean the old one any more.
                 self.remove(pid);
                 self.enter(pid, Record::new(child));
@@ -167,7 +187,32 @@ impl Programs {
                 Outcome::Error(error)
             }
         };
-        reply.send(outcome);
+        if let Some(reply) = reply {
+            reply.send(outcome);
+        }
+    }
+
+    /// Answers those who wait for starts that take too long.
+    fn give_up_on_starts(&mut self) {
+        let patience = self.limits.patience;
+        for starting in self.starting.values_mut() {
+            if starting.since.elapsed() >= patience
+                && let Some(reply) = starting.reply.take()
+            {
+                reply.send(Outcome::Error(not_executed(&starting.name, Errno::TIMEDOUT)));
+            }
+        }
+    }
+
+    /// When to look again although nothing happens.
+    fn timeout(&self, unseen: bool) -> Option<Timespec> {
+        let glance = unseen.then_some(GLANCE);
+        let waiting = self.starting.values().find(|starting| starting.reply.is_some());
+        let left =
+            waiting.map(|starting| self.limits.patience.saturating_sub(starting.since.elapsed()));
+        let timeout = glance.into_iter().chain(left).min()?;
+        // Only far-off times do not convert.
+        Timespec::try_from(timeout).ok()
     }
 
     fn enter(&mut self, pid: i32, record: Record) {
@@ -258,11 +303,12 @@ impl Programs {
     /// Makes room for one more program with that much input.
     fn admit(&mut self, bytes: usize) -> Result<(), QgaError> {
         let Limits { running, records, held, .. } = self.limits;
-        if self.starting + self.records.values().filter(|r| r.is_running()).count() >= running {
+        if self.starting.len() + self.records.values().filter(|r| r.is_running()).count() >= running
+        {
             let text = format!("{running} programs are running already, which is the limit");
             return Err(QgaError::generic(text));
         }
-        while self.records.len() + self.starting >= records && self.expire() {}
+        while self.records.len() + self.starting.len() >= records && self.expire() {}
         self.make_room(bytes);
         if self.held + bytes > held {
             let text = format!(

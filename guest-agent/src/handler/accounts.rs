@@ -9,7 +9,7 @@ use qga_proto::command::{
 use qga_proto::{Outcome, QgaError, Request};
 
 use super::{Handler, Place};
-use crate::accounts::{User, keys};
+use crate::accounts::{Desk, User, keys};
 use crate::helper;
 
 pub(super) const HANDLERS: &[Handler] = &[
@@ -42,25 +42,25 @@ fn set_password(_: &mut (), request: &Request) -> Result<Outcome, QgaError> {
     Ok(Outcome::empty())
 }
 
-fn get_keys(_: &mut (), request: &Request) -> Result<Outcome, QgaError> {
+fn get_keys(desk: &mut Desk, request: &Request) -> Result<Outcome, QgaError> {
     let GuestSshGetAuthorizedKeys { username } = request.arguments()?;
     let user = User::look_up(&username)?;
-    let keys = user.act_as(|| keys::list(&user))?;
+    let keys = desk.act_as(user, keys::list)?;
     Ok(Outcome::value(&AuthorizedKeys { keys }))
 }
 
-fn add_keys(_: &mut (), request: &Request) -> Result<Outcome, QgaError> {
+fn add_keys(desk: &mut Desk, request: &Request) -> Result<Outcome, QgaError> {
     let GuestSshAddAuthorizedKeys { username, keys, reset } = request.arguments()?;
     keys::check(&keys)?;
     let user = User::look_up(&username)?;
-    user.act_as(|| keys::add(&user, &keys, reset.unwrap_or(false)))?;
+    desk.act_as(user, move |user| keys::add(user, &keys, reset.unwrap_or(false)))?;
     Ok(Outcome::empty())
 }
 
-fn remove_keys(_: &mut (), request: &Request) -> Result<Outcome, QgaError> {
+fn remove_keys(desk: &mut Desk, request: &Request) -> Result<Outcome, QgaError> {
     let GuestSshRemoveAuthorizedKeys { username, keys } = request.arguments()?;
     keys::check(&keys)?;
     let user = User::look_up(&username)?;
-    user.act_as(|| keys::remove(&user, &keys))?;
+    desk.act_as(user, move |user| keys::remove(user, &keys))?;
     Ok(Outcome::empty())
 }

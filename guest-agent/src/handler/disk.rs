@@ -6,13 +6,14 @@ use qga_proto::{Outcome, QgaError, Request};
 use super::{Handler, Place};
 use crate::disk::{Roots, list, statistics};
 use crate::errno;
+use crate::gauge::Gauge;
 
 pub(super) const HANDLERS: &[Handler] = &[
     Handler { command: GuestGetDisks::INFO.name, place: Place::Filesystems(disks) },
     Handler { command: GuestGetDiskstats::INFO.name, place: Place::Queries(diskstats) },
 ];
 
-fn disks(_: &mut (), request: &Request) -> Result<Outcome, QgaError> {
+fn disks(_: &mut Gauge, request: &Request) -> Result<Outcome, QgaError> {
     let GuestGetDisks {} = request.arguments()?;
     let disks = list::disks(&Roots::system()).map_err(|e| {
         QgaError::generic(format!("Can't open directory \"/sys/block\": {}", errno::of(&e)))

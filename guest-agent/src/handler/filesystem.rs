@@ -1,17 +1,21 @@
 //! `guest-get-fsinfo`, `guest-fstrim`.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::thread::ScopedJoinHandle;
 
 use qga_proto::command::{
     Command as _, FilesystemInfo, GuestFstrim, GuestGetFsinfo, TrimReport, TrimResult,
 };
 use qga_proto::{Outcome, QgaError, Request};
-use rustix::fs::{Mode, OFlags, open, statvfs};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
 use super::{Handler, Place};
 use crate::disk::{Roots, address};
 use crate::freeze::mounts::{Device, Mount, Mounts};
+use crate::gauge::Gauge;
+use crate::sys::fstrim::Trimmed;
 use crate::{errno, log, sys};
 
 pub(super) const HANDLERS: &[Handler] = &[
@@ -19,20 +23,23 @@ pub(super) const HANDLERS: &[Handler] = &[
     Handler { command: GuestFstrim::INFO.name, place: Place::Trims(trim) },
 ];
 
-fn info(_: &mut (), request: &Request) -> Result<Outcome, QgaError> {
+/// Bytes of stack of a thread that trims one filesystem.
+const STACK: usize = 64 << 10;
+
+fn info(gauge: &mut Gauge, request: &Request) -> Result<Outcome, QgaError> {
     let GuestGetFsinfo {} = request.arguments()?;
     let roots = Roots::system();
     let mounts = mounts()?;
     let filesystems = mounts.on_devices().into_iter().rev();
     let filesystems: Vec<_> =
-        filesystems.map(|(device, mount)| filesystem(&roots, device, mount)).collect();
+        filesystems.map(|(device, mount)| filesystem(gauge, &roots, device, mount)).collect();
     Ok(Outcome::value(&filesystems))
 }
 
-fn filesystem(roots: &Roots, device: Device, mount: &Mount) -> FilesystemInfo {
+fn filesystem(gauge: &mut Gauge, roots: &Roots, device: Device, mount: &Mount) -> FilesystemInfo {
     let number = device.to_string();
     let device = roots.block_device(&number).ok();
-    let sizes = Sizes::of(&mount.path);
+    let sizes = gauge.measure(&number, &mount.path);
     FilesystemInfo {
         name: device.as_ref().map_or(number, |device| device.kernel_name()),
         mountpoint: mount.path.to_string_lossy().into_owned(),
@@ -41,31 +48,6 @@ fn filesystem(roots: &Roots, device: Device, mount: &Mount) -> FilesystemInfo {
         total_bytes: sizes.map(|sizes| sizes.total),
         total_bytes_privileged: sizes.map(|sizes| sizes.privileged),
         disk: device.as_ref().map(address::places).unwrap_or_default(),
-    }
-}
-
-/// Bytes, as `df` shows them. What is kept for root counts only as privileged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Sizes {
-    used: u64,
-    total: u64,
-    privileged: u64,
-}
-
-impl Sizes {
-    fn of(mount_point: &Path) -> Option<Self> {
-        let stat = statvfs(mount_point).ok()?;
-        Some(Self::new(stat.f_frsize, stat.f_blocks, stat.f_bfree, stat.f_bavail))
-    }
-
-    /// A filesystem may say anything, so nothing here may overflow.
-    fn new(block: u64, blocks: u64, free: u64, available: u64) -> Self {
-        let used = blocks.saturating_sub(free);
-        Self {
-            used: used.saturating_mul(block),
-            total: used.saturating_add(available).saturating_mul(block),
-            privileged: blocks.saturating_mul(block),
-        }
     }
 }
 
@@ -89,7 +71,7 @@ fn trim_one(mount_point: &Path, minimum: u64) -> TrimResult {
             return result;
         }
     };
-    match sys::fstrim::trim(&directory, minimum) {
+    match trim_apart(&directory, minimum) {
         Ok(trimmed) => {
             result.trimmed = Some(trimmed.bytes.cast_signed());
             result.minimum = Some(trimmed.minimum.cast_signed());
@@ -100,20 +82,22 @@ fn trim_one(mount_point: &Path, minimum: u64) -> TrimResult {
     result
 }
 
-fn mounts() -> Result<Mounts, QgaError> {
-    Mounts::read().map_err(|_| QgaError::generic("failed to open mtab file: '/proc/self/mounts'"))
+/// On a thread of its own: a call that hangs outlives a SIGKILL of the agent, and must not keep its
+/// channel open.
+fn trim_apart(directory: &OwnedFd, minimum: u64) -> Result<Trimmed, Errno> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("fstrim".into()).stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, || {
+            sys::threads::leave_descriptors_but(directory)?;
+            sys::fstrim::trim(directory, minimum)
+        });
+        match thread.map(ScopedJoinHandle::join) {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(Errno::AGAIN),
+        }
+    })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_follow_df_and_never_overflow() {
-        let sizes = Sizes::new(1024, 100, 40, 30);
-        assert_eq!(sizes, Sizes { used: 61440, total: 92160, privileged: 102_400 });
-        let odd = Sizes::new(u64::MAX, u64::MAX, 0, u64::MAX);
-        assert_eq!(odd, Sizes { used: u64::MAX, total: u64::MAX, privileged: u64::MAX });
-        assert_eq!(Sizes::new(1, 5, 9, 0), Sizes { used: 0, total: 0, privileged: 5 });
-    }
+fn mounts() -> Result<Mounts, QgaError> {
+    Mounts::read().map_err(|_| QgaError::generic("failed to open mtab file: '/proc/self/mounts'"))
 }

@@ -19,10 +19,12 @@ use std::sync::Arc;
 
 use qga_proto::{Outcome, QgaError, Request};
 
+use crate::accounts::Desk;
 use crate::exec::Ask;
 use crate::files::FileTable;
 use crate::filter::Filter;
 use crate::freeze::{Freezer, Order};
+use crate::gauge::Gauge;
 use crate::worker::Run;
 
 /// Where and how a command runs.
@@ -35,11 +37,11 @@ pub(crate) enum Place {
     /// On the worker for questions to the kernel, any of which may block.
     Queries(Run<()>),
     /// On the worker that looks at filesystems and disks, which may never answer.
-    Filesystems(Run<()>),
+    Filesystems(Run<Gauge>),
     /// On the worker that trims filesystems, which may take minutes.
     Trims(Run<()>),
     /// On the worker that works in users' home directories.
-    Accounts(Run<()>),
+    Accounts(Run<Desk>),
     /// On the worker for helper programs.
     Helpers(Run<()>),
     /// On the thread that owns the programs that clients start.

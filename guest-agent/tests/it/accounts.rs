@@ -29,7 +29,7 @@ exec chroot . \"$PROGRAM\" -m unix-listen -p /run/socket -t /run";
 struct House {
     dir: tempfile::TempDir,
     client: Client,
-    _agent: Agent,
+    agent: Agent,
 }
 
 impl House {
@@ -83,7 +83,7 @@ impl House {
         command.stderr(Stdio::null());
         let agent = Agent::spawn(&mut command, &root.join("run/socket"));
         let client = agent.connect();
-        Some(Self { dir, client, _agent: agent })
+        Some(Self { dir, client, agent })
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -249,6 +249,9 @@ fn no_link_leads_out_of_a_users_home() {
         );
     }
     std::fs::remove_file(&file).unwrap();
+
+    let open = std::fs::read_dir(format!("/proc/{}/fd", house.agent.child.id())).unwrap().count();
+    assert!(open < 20, "{open} descriptors: none is left behind");
 
     // What alice may not touch is not touched for her.
     chown(&ssh, Some(0), Some(0)).unwrap();

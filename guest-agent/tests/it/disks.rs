@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::bed::{AGENT, Agent, Bed, Client};
+use crate::bed::{AGENT, Agent, Bed, Client, wait_for};
 use crate::cell::{Cell, available, cell_or_skip};
 use crate::interop::qemu_ga;
 
@@ -118,6 +118,16 @@ fn filesystems_come_latest_first_and_are_trimmed() {
         assert!(fs["trimmed"].as_i64().unwrap() > 0 || fs["path"] == "/mnt/btrfs", "{fs}");
         assert_eq!(fs.get("error"), None);
     }
+    let descriptors =
+        || std::fs::read_dir(format!("/proc/{}/fd", agent.child.id())).unwrap().count();
+    let before = descriptors();
+    for _ in 0..20 {
+        for command in ["guest-get-fsinfo", "guest-get-disks", "guest-fstrim"] {
+            get(&mut client, command, "");
+        }
+    }
+    wait_for("all to be closed", || (descriptors() == before).then_some(()));
+
     // Whatever a filesystem makes of a number that is out of all bounds, it says it by itself.
     let refused = get(&mut client, "guest-fstrim", "{\"minimum\":-1}");
     let refused = &refused["paths"].as_array().unwrap()[types.len() - 1];

@@ -1,8 +1,8 @@
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Instant;
 
 use qga_proto::command::{CaptureOutput, GuestExec};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 
 use super::*;
 use crate::worker::Completions;
@@ -36,7 +36,8 @@ impl Bench {
         }
     }
 
-    fn start(&mut self, script: &str, input: Option<&[u8]>) -> Result<i64, String> {
+    /// Hands a start over, without waiting for anything.
+    fn submit(&mut self, script: &str, input: Option<&[u8]>) {
         let arguments = GuestExec {
             path: "/bin/sh".into(),
             arg: Some(vec!["-c".into(), script.into()]),
@@ -46,9 +47,17 @@ impl Bench {
         };
         let reply = job(&self.completions).1;
         self.programs.start(Order::new(arguments).unwrap(), reply);
-        if self.programs.starting > 0 {
+    }
+
+    fn start(&mut self, script: &str, input: Option<&[u8]>) -> Result<i64, String> {
+        self.submit(script, input);
+        while !self.programs.starting.is_empty() {
             self.turn();
         }
+        self.started()
+    }
+
+    fn started(&mut self) -> Result<i64, String> {
         match next(&self.completions).pop().unwrap() {
             Outcome::Return(text) => {
                 let started: ExecStarted = serde_json::from_slice(&text).unwrap();
@@ -77,7 +86,8 @@ fn kill(pid: i64) {
     kill_process(pid, Signal::KILL).unwrap();
 }
 
-const LIMITS: Limits = Limits { running: 2, records: 3, held: 1000, stream: 600 };
+const LIMITS: Limits =
+    Limits { running: 2, records: 3, held: 1000, stream: 600, patience: Duration::from_secs(20) };
 
 #[test]
 fn programs_beyond_the_limit_are_refused_until_one_ends() {
@@ -141,7 +151,7 @@ fn held_bytes_are_bounded_and_accounted_for() {
     kill(reader);
     bench.result(reader);
     assert!(bench.programs.records.is_empty() && bench.programs.finished.is_empty());
-    assert_eq!((bench.programs.held, bench.programs.starting), (0, 0));
+    assert_eq!((bench.programs.held, bench.programs.starting.len()), (0, 0));
 }
 
 #[test]
@@ -151,4 +161,17 @@ fn without_a_descriptor_an_end_is_found_by_looking() {
     let record = bench.programs.records.values_mut().next().unwrap();
     close(&bench.programs.epoll, &mut record.pidfd);
     assert_eq!(bench.result(pid).exitcode, Some(7));
+}
+
+#[test]
+fn a_start_that_takes_too_long_is_answered_and_undone() {
+    let mut bench = Bench::new(Limits { patience: Duration::ZERO, ..LIMITS });
+    bench.submit("exec sleep 60", None);
+    bench.programs.give_up_on_starts();
+    let text = "Failed to execute child process “/bin/sh” (Connection timed out)";
+    assert_eq!(bench.started().unwrap_err(), text);
+    bench.wait_for_finished(1);
+    let pid = bench.programs.finished[0];
+    assert_eq!(bench.programs.status(pid.into()).unwrap().signal, Some(9));
+    assert!(bench.programs.starting.is_empty());
 }
