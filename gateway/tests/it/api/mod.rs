@@ -7,6 +7,7 @@ mod document;
 mod files;
 mod freeze;
 mod gateway;
+mod old_agent;
 mod page;
 mod requests;
 mod stop;
