@@ -1,5 +1,6 @@
 mod access;
 mod agent;
+mod bad_agent;
 mod calls;
 mod client;
 mod config;
