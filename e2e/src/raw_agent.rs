@@ -96,6 +96,14 @@ impl RawAgent {
         self.stream.write_all(bytes).context("writing to the agent")
     }
 
+    /// The next line as it stands on the wire.
+    ///
+    /// # Errors
+    /// None came in time.
+    pub fn answer(&mut self) -> Result<Vec<u8>> {
+        self.line(Instant::now() + ANSWER_BOUND)
+    }
+
     fn line(&mut self, deadline: Instant) -> Result<Vec<u8>> {
         loop {
             if let Some(end) = self.unread.iter().position(|b| *b == b'\n') {

@@ -76,4 +76,17 @@ mod tests {
         assert_eq!(lines(&mut reader, b"01\nab\n", 4), [whole("ab")]);
         assert_eq!(lines(&mut reader, b"01234\nab\n", 4), [Line::Oversize, whole("ab")]);
     }
+
+    #[test]
+    fn a_line_without_end_keeps_no_more_than_its_cap() {
+        let mut reader = Lines::default();
+        let piece = vec![b'a'; 64 << 10];
+        let mut told = 0;
+        for _ in 0..1024 {
+            told += lines(&mut reader, &piece, 1 << 20).len();
+            assert!(reader.partial.capacity() <= 2 << 20);
+        }
+        assert_eq!(told, 1);
+        assert_eq!(reader.partial.capacity(), 0);
+    }
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::guests::{Guest, Kind, SOON, both_agents};
 use crate::scenario::{agent_dies_while_frozen, freeze_holds_every_disk};
+use crate::transcript;
 
 both_agents!(freeze);
 both_agents!(survives);
@@ -16,6 +17,7 @@ fn freeze(kind: Kind) {
     agent.ping().unwrap();
     let info = agent.call("guest-info", &json!({})).unwrap();
     eprintln!("{kind:?}: version {}", info["version"]);
+    transcript::play(kind, &mut agent);
     freeze_holds_every_disk(&mut guest, &mut agent);
     agent_dies_while_frozen(&mut guest, &mut agent);
 }

@@ -123,12 +123,12 @@ impl Handshake {
     }
 }
 
-fn write_sync(output: &mut Vec<u8>, name: &str, number: i64, id: &str) {
+pub(super) fn write_sync(output: &mut Vec<u8>, name: &str, number: i64, id: &str) {
     let text = format!("{{\"execute\":\"{name}\",\"arguments\":{{\"id\":{number}}}{id}}}\n");
     output.extend_from_slice(text.as_bytes());
 }
 
 /// A number as every agent can echo it: 63 bits.
-fn echoable(random: u64) -> i64 {
+pub(super) fn echoable(random: u64) -> i64 {
     i64::try_from(random >> 1).unwrap_or(0)
 }

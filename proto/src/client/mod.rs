@@ -14,16 +14,18 @@
 //! does not answer, and behind the sync that follows. A guest must not stand still for want of order.
 //!
 //! Once an agent has been seen to echo an `id`, each command has a unique one, a reply with
-//! another is dropped, and commands may be pipelined. Without, there is one command at a time,
-//! and order is all there is.
+//! another is dropped, and commands may be pipelined. Without, there is one command at a time, and
+//! each has a sync of its own in front (`in_flight`).
 
 mod handshake;
+mod in_flight;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub use self::handshake::SyncIds;
 use self::handshake::{Handshake, Step};
+use self::in_flight::{Fence, InFlight};
 use crate::command::{Command, CommandInfo, GuestFsfreezeThaw};
 use crate::lines::{Line, Lines};
 use crate::reply::{Content, Reply};
@@ -131,17 +133,6 @@ enum Phase {
     Ready,
 }
 
-#[derive(Debug)]
-struct InFlight {
-    call: CallId,
-    id: Option<String>,
-    pipelined: bool,
-    deadline: Instant,
-    cap: usize,
-    /// Sent behind the sync that is out: its answer does not mean that this one is lost.
-    behind_sync: bool,
-}
-
 /// The client side of one connection.
 #[derive(Debug)]
 pub struct Client {
@@ -150,6 +141,7 @@ pub struct Client {
     /// A sync has been answered on this connection.
     was_synced: bool,
     echoes_id: bool,
+    delimited: bool,
     session: u64,
     next_call: u64,
     /// A plain sync that was sent on suspicion: its answer may come after the delimited one's.
@@ -169,6 +161,7 @@ impl Client {
             phase: Phase::Unsynced,
             was_synced: false,
             echoes_id: false,
+            delimited: false,
             session: 0,
             next_call: 0,
             plain_sync: None,
@@ -227,6 +220,10 @@ impl Client {
         let number = self.next_call;
         self.next_call += 1;
         let id = self.echoes_id.then(|| format!("{:016x}-{number}", self.session));
+        let fence = (!self.echoes_id).then(|| Fence::new(self.session, number, self.delimited));
+        if let Some(fence) = fence {
+            fence.write(&mut self.output);
+        }
         self.output.extend_from_slice(b"{\"execute\":\"");
         self.output.extend_from_slice(call.name.as_bytes());
         self.output.push(b'"');
@@ -244,6 +241,7 @@ impl Client {
         self.in_flight.push_back(InFlight {
             call: call_id,
             id,
+            fence,
             pipelined: call.pipelined,
             deadline: call.deadline,
             cap: call.reply_cap,
@@ -347,8 +345,7 @@ impl Client {
                 self.receive_while_syncing(now, handshake, reply, delimited);
             }
             (Phase::Syncing { .. }, Err(_)) => self.drop(DropReason::Garbage),
-            (_, Ok(reply)) if !delimited => self.receive_reply(reply),
-            (_, Ok(_)) => self.drop(DropReason::Unsolicited),
+            (_, Ok(reply)) => self.receive_in_turn(reply, delimited),
             (_, Err(cause)) => self.receive_garbage(cause),
         }
     }
@@ -387,6 +384,7 @@ impl Client {
         self.phase = Phase::Ready;
         self.was_synced = true;
         self.echoes_id = echoes_id;
+        self.delimited = delimited;
         self.session = session;
         // Agents answer in order: what is not answered by now never will be.
         let events = &mut self.events;
@@ -398,6 +396,22 @@ impl Client {
             std::mem::take(&mut call.behind_sync)
         });
         self.events.push_back(ClientEvent::Synced { echoes_id, delimited });
+    }
+
+    fn receive_in_turn(&mut self, reply: Reply, delimited: bool) {
+        let fenced = self.in_flight.iter().position(|call| call.is_next_after(&reply, delimited));
+        if let Some(at) = fenced {
+            // Agents answer in order: what was sent before and is not answered never will be.
+            for lost in self.in_flight.drain(..at) {
+                let result = Err(ReplyError::Lost);
+                self.events.push_back(ClientEvent::Reply { call: lost.call, result });
+            }
+            self.in_flight[0].fence = None;
+        } else if delimited {
+            self.drop(DropReason::Unsolicited);
+        } else {
+            self.receive_reply(reply);
+        }
     }
 
     fn receive_reply(&mut self, reply: Reply) {
@@ -417,8 +431,8 @@ impl Client {
             // An agent that echoes ids does so in every reply to a command.
             None if self.echoes_id => return self.drop(DropReason::OtherId),
             None => match self.in_flight.front() {
-                Some(first) => first,
-                None => return self.drop(DropReason::Unsolicited),
+                Some(first) if first.fence.is_none() => first,
+                _ => return self.drop(DropReason::Unsolicited),
             },
         };
         let call = waiting.call;
@@ -439,12 +453,13 @@ impl Client {
     }
 
     fn receive_garbage(&mut self, cause: String) {
-        match self.in_flight.front().map(|call| call.call) {
-            Some(call) => {
-                self.end(call, Err(ReplyError::BadReply(cause)));
+        match self.in_flight.front() {
+            Some(InFlight { call, fence: None, .. }) => {
+                self.end(*call, Err(ReplyError::BadReply(cause)));
                 self.lose_place();
             }
-            None => self.drop(DropReason::Garbage),
+            // Whatever it was, it is not the reply.
+            _ => self.drop(DropReason::Garbage),
         }
     }
 

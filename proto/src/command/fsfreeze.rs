@@ -66,3 +66,17 @@ pub fn frozen_count(wire: i64) -> Result<u64, QgaError> {
     u64::try_from(wire)
         .map_err(|_| QgaError::generic(format!("the agent reported failure by the count {wire}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_negative_is_a_count() {
+        assert_eq!(frozen_count(0).unwrap(), 0);
+        assert_eq!(frozen_count(4).unwrap(), 4);
+        for failure in [-1, -22, i64::MIN] {
+            assert!(frozen_count(failure).unwrap_err().desc.contains(&failure.to_string()));
+        }
+    }
+}

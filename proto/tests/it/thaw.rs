@@ -69,6 +69,13 @@ impl Wire {
     }
 }
 
+/// What an agent that echoes no ids answers to the syncs in front of commands.
+pub(crate) fn fences(written: &str) -> Vec<String> {
+    let sync = "\"guest-sync-delimited\",\"arguments\":{\"id\":";
+    let numbers = written.split(sync).skip(1).map(|rest| rest.split('}').next().unwrap());
+    numbers.map(|number| format!("{{\"return\": {number}}}\n")).collect()
+}
+
 fn returned(events: &[ClientEvent], id: CallId) -> Option<Result<&[u8], &ReplyError>> {
     events.iter().find_map(|event| match event {
         ClientEvent::Reply { call, result } if *call == id => {
@@ -85,13 +92,19 @@ fn a_thaw_follows_a_freeze_in_flight() {
         let freeze = wire.send(&GuestFsfreezeFreeze {}, 60);
         assert!(!wire.client.can_send(&GuestPing::INFO));
         let thaw = wire.send(&GuestFsfreezeThaw {}, 60);
-        wire.written();
-        let id = |n: u8| {
-            if echoes { format!(", \"id\": \"0000000000000008-{n}\"") } else { String::new() }
-        };
-        wire.receive(
-            format!("{{\"return\": 3{}}}\n{{\"return\": 2{}}}\n", id(0), id(1)).as_bytes(),
-        );
+        let mut fences = fences(&wire.written()).into_iter();
+        for (number, count) in [(0, 3), (1, 2)] {
+            if let Some(fence) = fences.next() {
+                wire.receive(&[b"\xff", fence.as_bytes()].concat());
+                // Whatever comes twice is dropped.
+                wire.receive(&[b"\xff", fence.as_bytes()].concat());
+                wire.receive(format!("{{\"return\": {count}}}\n").as_bytes());
+                wire.receive(format!("{{\"return\": {count}}}\n").as_bytes());
+            } else {
+                let id = format!("\"0000000000000008-{number}\"");
+                wire.receive(format!("{{\"return\": {count}, \"id\": {id}}}\n").as_bytes());
+            }
+        }
         let events = wire.events();
         assert_eq!(returned(&events, freeze), Some(Ok(&b"3"[..])));
         assert_eq!(returned(&events, thaw), Some(Ok(&b"2"[..])));
@@ -106,11 +119,15 @@ fn a_thaw_behind_the_sync_outlives_it() {
         wire.start_sync();
         assert!(!wire.client.can_send(&GuestPing::INFO));
         let thaw = wire.send(&GuestFsfreezeThaw {}, 60);
-        assert!(wire.written().contains("guest-fsfreeze-thaw"));
+        let written = wire.written();
+        assert!(written.contains("guest-fsfreeze-thaw"));
         if !echoes {
             wire.receive(b"{\"return\": 3}\n"); // the freeze, late
         }
         wire.answer_sync(echoes);
+        for fence in fences(&written) {
+            wire.receive(&[b"\xff", fence.as_bytes()].concat());
+        }
         let id = if echoes { ", \"id\": \"0000000000000008-1\"" } else { "" };
         wire.receive(format!("{{\"return\": 3{id}}}\n").as_bytes());
         assert_eq!(returned(&wire.events(), thaw), Some(Ok(&b"3"[..])));

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::access::operations;
 use super::gateway::Gateway;
 
-const MEND: &str = "cargo run -p qga-gateway -- openapi > openapi/gateway.json";
+const MEND: &str = "make openapi";
 
 fn document() -> Value {
     serde_json::from_str(&openapi_json()).unwrap()
