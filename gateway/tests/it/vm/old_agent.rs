@@ -7,7 +7,9 @@ use qga_gateway::vm::{
     CallError, FreezeError, FreezeRequest, Lease, LeaseState, Leases, LinkState, Policy, Registry,
     ThawCause, Verdict, VmHandle,
 };
-use qga_proto::command::{FsfreezeStatus, GuestFsfreezeFreezeList, GuestFsfreezeStatus, GuestInfo};
+use qga_proto::command::{
+    FsfreezeStatus, GuestFsfreezeFreezeList, GuestFsfreezeStatus, GuestInfo, GuestPing,
+};
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
@@ -141,4 +143,37 @@ async fn an_agent_in_the_error_state() {
     assert_eq!(frame.agent.truth().status, "thawed");
     let link = reaches(&frame.vm, |link| link.state == LinkState::Ready).await;
     assert_eq!(link.reason, None);
+}
+
+#[tokio::test]
+async fn a_repeated_line_is_told_to_one_caller_at_most() {
+    for (repeated, most) in [("guest-ping", 0), ("guest-info", 0), ("guest-sync", 1)] {
+        let frame = Frame::ready().await;
+        eventually("known", || frame.vm.capabilities().is_some()).await;
+        let mut wrong = 0;
+        for round in 0..8 {
+            if round == 1 {
+                frame.agent.truth().twice = Some(repeated);
+            }
+            let vm = &frame.vm;
+            let (ping, info, status) = tokio::join!(
+                vm.call(GuestPing {}, quick()),
+                vm.call(GuestInfo {}, quick()),
+                vm.call(GuestFsfreezeStatus {}, quick()),
+            );
+            if let Ok(info) = &info {
+                assert_eq!(info.version, "0.15.50");
+            }
+            if let Ok(status) = status {
+                assert_eq!(status, FsfreezeStatus::Thawed);
+            }
+            for error in [ping.err(), info.err(), status.err()].into_iter().flatten() {
+                assert!(matches!(error, CallError::BadReply { .. }), "{repeated}: {error}");
+                wrong += 1;
+            }
+        }
+        assert!(wrong <= most, "{repeated}: {wrong} wrong answers");
+        assert_eq!(frame.agent.truth().twice, None, "it was repeated");
+        assert_eq!(frame.vm.counters().connections, 1, "in step on the same connection");
+    }
 }
