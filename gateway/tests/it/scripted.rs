@@ -19,8 +19,9 @@ pub(crate) struct Truth {
     pub(crate) status: &'static str,
     /// Answered instead of doing what the command says, for as long as it stands here.
     pub(crate) instead: HashMap<&'static str, Value>,
-    /// The next reply to this command is written twice.
+    /// The next reply to this command is repeated in front of what is written after it.
     pub(crate) twice: Option<&'static str>,
+    again: String,
     /// All that ran, syncs left out.
     pub(crate) ran: Vec<String>,
 }
@@ -29,8 +30,13 @@ impl OldAgent {
     /// Serves one client after the other, as a QEMU chardev does.
     pub(crate) fn start(path: &Path) -> Self {
         let listener = UnixListener::bind(path).expect("bind");
-        let truth =
-            Truth { status: "thawed", instead: HashMap::new(), twice: None, ran: Vec::new() };
+        let truth = Truth {
+            status: "thawed",
+            instead: HashMap::new(),
+            twice: None,
+            again: String::new(),
+            ran: Vec::new(),
+        };
         let agent = Self(Arc::new(Mutex::new(truth)));
         let shared = agent.clone();
         tokio::spawn(async move {
@@ -68,7 +74,7 @@ impl OldAgent {
     }
 
     fn answer(&self, line: &[u8]) -> String {
-        let mut replies = String::new();
+        let mut replies = std::mem::take(&mut self.truth().again);
         let flushed = line.iter().rposition(|byte| *byte == 0xFF);
         if flushed.is_some() {
             replies += &error("JSONParsing", "Invalid JSON syntax");
@@ -85,7 +91,7 @@ impl OldAgent {
             Err(reply) => reply,
         };
         if truth.twice.take_if(|twice| *twice == name).is_some() {
-            replies += &reply;
+            truth.again.clone_from(&reply);
         }
         replies + &reply
     }
