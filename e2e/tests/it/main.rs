@@ -24,3 +24,5 @@ mod rest_restart;
 mod scenario;
 #[cfg(test)]
 mod snippets;
+#[cfg(test)]
+mod tap;
