@@ -41,7 +41,7 @@ impl Assets {
         if !fetched.status.success() {
             bail!("scripts/fetch-guest: {}", String::from_utf8_lossy(&fetched.stderr).trim());
         }
-        let guest = workspace.join("target/guest");
+        let guest = qga_testing::guest_directory();
         let mut assets = Self {
             kernel: Kernel::find(&guest.join("kernel"))?,
             stock: guest.join("stock"),
@@ -61,15 +61,7 @@ impl Assets {
 
 /// Why this machine cannot boot a VM, or `None` if it can.
 pub fn missing() -> Option<String> {
-    let directories: Vec<PathBuf> =
-        env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
-    let there = |tool: &str| {
-        directories
-            .iter()
-            .map(PathBuf::as_path)
-            .chain([Path::new("/usr/sbin"), Path::new("/sbin")])
-            .any(|dir| dir.join(tool).exists())
-    };
+    let there = |tool: &str| qga_testing::program(tool).is_some();
     let mut absent: Vec<&str> = TOOLS.into_iter().filter(|tool| !there(tool)).collect();
     if !Path::new("/usr/bin/busybox").exists() {
         absent.push("busybox");

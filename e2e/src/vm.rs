@@ -86,6 +86,16 @@ impl Vm {
         self.dir.join("qga.sock")
     }
 
+    /// How many answers `{"return": {}}` the guest's agent has given since the VM was made, to
+    /// clients that have gone too: pings leave no other trace.
+    ///
+    /// # Errors
+    /// QEMU keeps no log.
+    pub fn empty_answers(&self) -> Result<usize> {
+        let log = std::fs::read(self.dir.join("qga.sock.log")).context("the port's log")?;
+        Ok(String::from_utf8_lossy(&log).matches("{\"return\": {}}").count())
+    }
+
     /// A bare client on that socket; while it lives, no other is served.
     ///
     /// # Errors
@@ -225,7 +235,14 @@ fn qemu_arguments(assets: &Assets, dir: &Path) -> Vec<String> {
     for (id, socket, port) in
         [("qga", "qga.sock", "org.qemu.guest_agent.0"), ("control", "control.sock", Control::PORT)]
     {
-        add("-chardev", format!("socket,id={id},path={},server=on,wait=off", path(socket)));
+        let socket = path(socket);
+        // What the guest says there is kept too, whoever listens.
+        add(
+            "-chardev",
+            format!(
+                "socket,id={id},path={socket},server=on,wait=off,logfile={socket}.log,logappend=on"
+            ),
+        );
         add("-device", format!("virtserialport,chardev={id},name={port}"));
     }
 

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use qga_e2e::{Assets, Disk, Gateway, GuestAgent, RestTarget, Target, Vm, missing, until};
+use qga_testing::missing as skip;
 use tempfile::TempDir;
 
 /// For anything that happens in a guest under emulation on a busy machine.
@@ -38,12 +39,6 @@ macro_rules! both_agents {
     };
 }
 pub(crate) use both_agents;
-
-/// Says why a test does nothing, or fails where everything must run (`QGA_E2E_REQUIRE` set).
-fn skip(reason: &str) {
-    assert!(std::env::var_os("QGA_E2E_REQUIRE").is_none(), "may not be skipped: {reason}");
-    eprintln!("skipped: {reason}");
-}
 
 /// Whether this machine can run VMs; if not, after a line that says what is missing.
 pub(crate) fn possible() -> bool {

@@ -25,4 +25,6 @@ mod scenario;
 #[cfg(test)]
 mod snippets;
 #[cfg(test)]
+mod tap;
+#[cfg(test)]
 mod transcript;

@@ -1,4 +1,4 @@
-//! Reboot, power cut and power-off behind a gateway that is left alone meanwhile.
+//! Reboot, power cut, halt and power-off behind a gateway that is left alone meanwhile.
 
 use qga_e2e::{Target, until};
 use serde_json::json;
@@ -32,12 +32,32 @@ fn power(kind: Kind) {
     served.guest.vm.start_again().unwrap();
     answers_again(&mut served);
 
+    halt(&mut served);
+
     let nonsense = rest.post(&shutdown, &json!({ "mode": "explode" })).unwrap();
     assert!((400..500).contains(&nonsense.status), "{} {}", nonsense.status, nonsense.json);
     rest.post(&shutdown, &json!({ "mode": "powerdown" })).unwrap().expect(202).unwrap();
     let event = served.guest.vm.qmp().wait_event("SHUTDOWN", SOON).unwrap();
     assert_eq!(event["data"]["guest"], json!(true));
     assert!(served.guest.vm.wait_exit(SOON).unwrap().success());
+}
+
+/// A halted guest stands still without its QEMU ending, until somebody resets it.
+fn halt(served: &mut Served) {
+    let (shutdown, ping) = (served.target.path("/shutdown"), served.target.path("/ping"));
+    let rest = served.target.rest.clone();
+    rest.post(&shutdown, &json!({ "mode": "halt" })).unwrap().expect(202).unwrap();
+    let vm = &mut served.guest.vm;
+    vm.console().wait_for("e2e: halt", SOON).unwrap();
+    vm.console().wait_for("System halted", SOON).unwrap();
+    assert_eq!(vm.ended().unwrap(), None, "QEMU must outlive a halt");
+    assert_eq!(vm.qmp().status().unwrap(), "running");
+    let halted = rest.post(&ping, &json!({})).unwrap();
+    assert!([503, 504].contains(&halted.status), "{} {}", halted.status, halted.json);
+
+    vm.qmp().execute("system_reset").unwrap();
+    vm.wait_rebooted().unwrap();
+    answers_again(served);
 }
 
 fn answers_again(served: &mut Served) {

@@ -1,40 +1,53 @@
 //! The gateway is killed: in the middle of a call, and while it holds a freeze.
 
-use std::sync::mpsc;
 use std::thread;
 
-use qga_e2e::Target;
+use qga_e2e::{Gateway, RestTarget, Target, until};
 use serde_json::json;
 
-use crate::guests::{Kind, Served, both_agents};
+use crate::guests::{Guest, Kind, SOON, Served, both_agents, gateway_program};
 use crate::scenario::{wait_all_writing, wait_blocked};
+use crate::tap::Tap;
 
 both_agents!(restart);
 
 fn restart(kind: Kind) {
-    let Some(mut served) = Served::start(kind) else { return };
-    killed_in_a_call(&mut served);
+    let Some(program) = gateway_program() else { return };
+    let Some(guest) = Guest::boot(kind) else { return };
+    let tap = Tap::listen(guest.dir().join("tap.sock"), guest.vm.qga_socket());
+    let gateway = Gateway::start(&program, guest.dir(), &[("vm", tap.socket.clone())]).unwrap();
+    let target = RestTarget { rest: gateway.rest(), vm: "vm".to_owned() };
+    let mut served = Served { gateway, guest, target };
+    served.wait_link("ready");
+    // What the gateway asks of a new agent by itself is over, then.
+    until("the agent's capabilities", SOON, || {
+        let agent = served.target.rest.get(&served.target.path("/agent"))?;
+        Ok((agent.status == 200).then_some(()))
+    })
+    .unwrap();
+    served.target.ping().unwrap();
+    killed_in_a_call(&mut served, &tap);
     killed_while_frozen(&mut served);
 }
 
-/// The guest's CPUs are stopped, so that the call cannot have been answered.
-fn killed_in_a_call(served: &mut Served) {
-    served.guest.vm.qmp().stop().unwrap();
+/// The agent is stopped, so that the call cannot have been answered. (Stopped CPUs would not do:
+/// the command was seen to get lost on its way then, with the client.)
+fn killed_in_a_call(served: &mut Served, tap: &Tap) {
+    const FILE: &str = "/run/in-a-call";
+    let control = served.guest.vm.control();
+    let agent = control.agent_pid().unwrap();
+    control.output(&format!("kill -STOP {agent}")).unwrap();
     let (rest, path) = (served.target.rest.clone(), served.target.path("/file-handles"));
-    let (begun, has_begun) = mpsc::channel();
-    let caller = thread::spawn(move || {
-        begun.send(()).unwrap();
-        rest.post(&path, &json!({ "path": "/run/in-a-call", "mode": "w" }))
-    });
-    has_begun.recv().unwrap();
-    // Requests that need no guest are still answered, each after the caller's has come in.
-    for _ in 0..10 {
-        served.target.vm().unwrap();
+    let caller = thread::spawn(move || rest.post(&path, &json!({ "path": FILE, "mode": "a" })));
+    until("the command on the wire", SOON, || Ok((tap.times(FILE) > 0).then_some(()))).unwrap();
+    // QEMU may drop what it has not read when a client leaves. It has one loop for all sockets: by
+    // its second answer here it has been round to the agent's, and the bytes are in the guest.
+    for _ in 0..2 {
+        assert_eq!(served.guest.vm.qmp().status().unwrap(), "running");
     }
     served.gateway.kill();
     caller.join().unwrap().expect_err("a call whose gateway was killed");
-    served.guest.vm.qmp().cont().unwrap();
-    assert_eq!(served.guest.vm.qmp().status().unwrap(), "running");
+    served.guest.vm.control().output(&format!("kill -CONT {agent}")).unwrap();
 
     // The answer to the lost call now waits on the wire; it must not pass for another's.
     served.gateway.start_again().unwrap();
@@ -43,6 +56,12 @@ fn killed_in_a_call(served: &mut Served) {
     let info = served.target.rest.get(&served.target.path("/agent")).unwrap().expect(200).unwrap();
     assert!(info["version"].is_string(), "{info}");
     assert!(info["supported_commands"].is_array(), "{info}");
+
+    // It ran, although nobody heard so, and once: the agent holds the file open for each time.
+    let control = served.guest.vm.control();
+    let open = format!("ls -l /proc/{}/fd | grep -c {FILE} || true", control.agent_pid().unwrap());
+    assert_eq!(control.output(&open).unwrap(), "1", "times that the command ran");
+    assert_eq!(tap.times(FILE), 1, "times that it was sent");
 }
 
 /// Leases live in memory for now: the guest stays frozen, and the gateway sees and says it.

@@ -23,6 +23,7 @@ pub(crate) fn freeze_holds_every_disk(guest: &mut Guest, target: &mut dyn Target
     let unfrozen = copy_ext4(guest, "unfrozen.img");
     assert!(needs_recovery(&unfrozen).unwrap(), "a copy without a freeze must need its journal");
 
+    wait_all_writing(guest.vm.control());
     assert_eq!(target.freeze().unwrap(), ALL_FILESYSTEMS);
     assert!(target.is_frozen().unwrap());
     let held = wait_blocked(guest.vm.control());
@@ -54,8 +55,9 @@ pub(crate) fn freeze_holds_every_disk(guest: &mut Guest, target: &mut dyn Target
 /// the marker in its state directory, and its thaw works.
 pub(crate) fn agent_dies_while_frozen(guest: &mut Guest, target: &mut dyn Target) {
     const MARKER: &str = "test -e /run/qga/qga.state.isfrozen";
-    assert_eq!(target.freeze().unwrap(), ALL_FILESYSTEMS);
     let control = guest.vm.control();
+    wait_all_writing(control);
+    assert_eq!(target.freeze().unwrap(), ALL_FILESYSTEMS);
     let killed = control.kill_agent(false).unwrap();
     until("the agent's end", SOON, || Ok((control.agent_pid()? == 0).then_some(()))).unwrap();
     assert_eq!(control.run(MARKER).unwrap().status, 0, "the marker must survive the agent");

@@ -1,7 +1,8 @@
 //! The snippets under `deploy/` that a program can judge.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -78,4 +79,51 @@ fn the_places_agree() {
         assert!(rules.contains(&format!("ATTR{{name}}==\"{port}\"")), "{port}");
         assert!(rules.contains(&format!("ENV{{SYSTEMD_WANTS}}=\"qga-agent@{port}.service\"")));
     }
+}
+
+/// Each unit with its program and user replaced by such as are here.
+#[test]
+fn systemd_takes_the_units() {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd");
+    let Some(analyze) = optional("systemd-analyze") else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, program) in [
+        ("qga-agent@.service", "/usr/sbin/qga-agent"),
+        ("qga-gateway.service", "/usr/sbin/qga-gateway"),
+    ] {
+        let unit = fs::read_to_string(deploy.join(name)).expect("a unit");
+        let start = format!("\nExecStart={program} ");
+        assert!(unit.contains(&start), "{name}");
+        let unit = unit.replace(&start, "\nExecStart=/bin/true ");
+        // A template is looked at as one of its instances.
+        let instance = name.replace('@', "@org.qga.gateway.0");
+        let path = dir.path().join(&instance);
+        fs::write(&path, unit).expect("a copy");
+        judged(Command::new(&analyze).args(["verify", "--man=no"]).arg(&path), &instance);
+    }
+}
+
+#[test]
+fn the_libvirt_snippet_is_xml() {
+    let Some(xmllint) = optional("xmllint") else { return };
+    let snippet =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/libvirt/gateway-channel.xml");
+    judged(Command::new(xmllint).arg("--noout").arg(snippet), "channel");
+}
+
+/// A program that nothing else here needs; `None` after a line that names it.
+fn optional(program: &str) -> Option<PathBuf> {
+    let found = qga_testing::program(program);
+    if found.is_none() {
+        qga_testing::unavailable(&format!("no {program} on this machine"));
+    }
+    found
+}
+
+/// Runs a judge, which must agree and say nothing of `about`.
+fn judged(judge: &mut Command, about: &str) {
+    let done = judge.output().expect("the judge runs");
+    let said = [done.stdout, done.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(done.status.success() && !said.contains(about), "{said}");
 }

@@ -68,7 +68,9 @@ REST for the inside of virtual machines, through the QEMU guest agent.
 * Guest data keeps QGA's names (`buf-b64`); what the gateway adds is `snake_case`. Times are RFC 3339 in UTC.
 * Every answer that is not a success is a problem (RFC 9457) with a stable `code`. `outcome` tells \
 how far a guest command came, `retryable` whether the same request may simply be sent again. A path \
-that is not listed here answers `route_not_found`, a method that is not `method_not_allowed`.
+that is not listed here answers `route_not_found`, a method that is not `method_not_allowed`. What \
+is no HTTP request answers `bad_request`, `head_too_large` or `request_timeout`, and the connection \
+is closed.
 * Over the Unix socket the kernel names the caller. Over TCP every operation needs the bearer \
 token, save those that list no security.
 * Unknown members and query parameters are refused, so that nothing is ignored that was meant.

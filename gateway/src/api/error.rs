@@ -35,7 +35,7 @@ pub enum Code {
     MethodNotAllowed,
     /// The `Accept` header leaves nothing that the gateway could send.
     NotAcceptable,
-    /// The request's body did not arrive in time.
+    /// The request did not arrive in time.
     RequestTimeout,
     /// The guest refuses the command while its filesystems are frozen.
     VmFrozen,
@@ -59,6 +59,8 @@ pub enum Code {
     FreezeIncomplete,
     /// Too many calls wait for this VM.
     QueueFull,
+    /// The request line and the headers are over the limit.
+    HeadTooLarge,
     /// A defect of the gateway.
     InternalError,
     /// This guest's agent has no such command or option.
@@ -75,7 +77,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -97,6 +99,7 @@ impl Code {
         Self::NothingToFreeze,
         Self::FreezeIncomplete,
         Self::QueueFull,
+        Self::HeadTooLarge,
         Self::InternalError,
         Self::CommandUnsupported,
         Self::AgentBadReply,
@@ -154,6 +157,11 @@ impl Code {
             Self::QueueFull => {
                 (S::TOO_MANY_REQUESTS, "queue_full", "Too many calls wait for this VM")
             }
+            Self::HeadTooLarge => (
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head_too_large",
+                "The request's line and headers are too large",
+            ),
             Self::InternalError => {
                 (S::INTERNAL_SERVER_ERROR, "internal_error", "Defect in the gateway")
             }
@@ -177,7 +185,7 @@ impl Code {
 
     /// Whether the request was wrong by itself, whatever the state of the VM.
     const fn is_callers_fault(self) -> bool {
-        matches!(self.status().as_u16(), 400 | 401 | 403..=408 | 413 | 415)
+        matches!(self.status().as_u16(), 400 | 401 | 403..=408 | 413 | 415 | 431)
             && !matches!(self, Self::CommandDisabled)
     }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::http::{HeaderValue, Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -18,6 +18,23 @@ use super::access::{Access, accepts_json, is_page, is_public, refuse_unauthentic
 use super::context::{REQUEST_ID, RequestContext, RequestIds};
 use super::error::{Code, Problem, ProblemNote};
 use crate::principal::Principal;
+
+/// The most headers of a request.
+pub(crate) const MAX_HEADERS: usize = 64;
+
+/// Request line and headers together.
+pub(crate) const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// Why bytes never became a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// They are no HTTP/1.1.
+    Malformed,
+    /// There is more before the body than allowed.
+    TooLarge,
+    /// They stopped before the headers' end.
+    TooSlow,
+}
 
 /// Answers requests. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -46,11 +63,35 @@ impl Front {
             Ok(_) => self.route(request, context.clone()).await,
             Err(problem) => problem.into_response(),
         };
-        let headers = response.headers_mut();
-        headers.insert(REQUEST_ID, context.id.clone());
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        mark(&mut response, context.id.clone());
         log.finish(&response);
+        response
+    }
+
+    /// Answers what never became a request.
+    pub fn refuse(&self, why: Refusal) -> Response {
+        let problem = match why {
+            Refusal::Malformed => Problem::bad_request(
+                "What came is no HTTP/1.1 request: its first line or a header is malformed. \
+                 Nothing was done.",
+            ),
+            Refusal::TooLarge => Problem::new(
+                Code::HeadTooLarge,
+                format!(
+                    "A request's first line and its headers may have {MAX_HEAD_BYTES} bytes and \
+                     {MAX_HEADERS} headers. Nothing was done."
+                ),
+            ),
+            Refusal::TooSlow => Problem::new(
+                Code::RequestTimeout,
+                "The request's headers did not arrive in time. Nothing was done.",
+            ),
+        };
+        let id = self.ids.assign(&HeaderMap::new());
+        let mut response = problem.into_response();
+        let status = response.status().as_u16();
+        tracing::info!(request_id = id.to_str().unwrap_or("-"), "no request: {status}");
+        mark(&mut response, id);
         response
     }
 
@@ -75,6 +116,14 @@ impl Front {
             .into_response(),
         }
     }
+}
+
+/// What every answer carries.
+fn mark(response: &mut Response, id: HeaderValue) {
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
 /// Who asks, if the request may be answered. Denied by default: only the public operations pass
@@ -234,6 +283,9 @@ mod tests {
         let writer = lines.clone();
         let subscriber =
             tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        // With a single subscriber, tracing asks only the thread that comes by a line first, and
+        // that may be another test's.
+        let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
         let _guard = tracing::subscriber::set_default(subscriber);
         let (front, peer) = (front(), Access::Peer(Principal::unix(1)));
         front.handle(&peer, request("/works")).await;

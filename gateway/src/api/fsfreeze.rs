@@ -276,15 +276,10 @@ fn lease_of(caller: &Caller, vm: &Vm, if_match: &IfMatch) -> Result<Lease, Probl
         return Ok(named);
     }
     let last = leases.list().into_iter().filter(|l| l.vm == *id).max_by_key(|l| l.created_at);
-    if vm.handle.link().state == LinkState::Frozen {
-        return Err(Problem::new(
-            Code::LeaseConflict,
-            format!(
-                "VM \"{id}\" is frozen, but not by a lease of this gateway: whoever froze it should \
-                 thaw it. If nobody will: DELETE /vms/{id}/fsfreeze?force=true."
-            ),
-        )
-        .vm(id));
+    let link = vm.handle.link();
+    if link.state == LinkState::Frozen {
+        let detail = guest::frozen_without_lease(id, Some(&link));
+        return Err(Problem::new(Code::LeaseConflict, detail).vm(id));
     }
     match last {
         Some(last) if !if_match.is_present() => Ok(last),

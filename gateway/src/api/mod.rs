@@ -39,7 +39,8 @@ use crate::vm::{Leases, Registry};
 
 pub use document::openapi_json;
 pub use error::Code;
-pub use front::Front;
+pub use front::{Front, Refusal};
+pub(crate) use front::{MAX_HEAD_BYTES, MAX_HEADERS};
 
 /// What handlers work on.
 pub struct State {

@@ -1,5 +1,6 @@
 //! Listeners and their connections: bounded in number, in headers and in time.
 
+mod refusal;
 mod tcp;
 mod token;
 mod unix;
@@ -16,11 +17,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::Front;
+use self::refusal::{Exchange, Refusing};
 use crate::api::access::Access;
+use crate::api::{Front, MAX_HEAD_BYTES, MAX_HEADERS, Refusal};
 
 pub use tcp::{Tcp, TcpError};
 pub use token::TokenError;
@@ -33,10 +36,8 @@ const MAX_CONNECTIONS: usize = 1024;
 /// How long a request's headers may take, and how long a connection may be idle between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
-const MAX_HEADERS: usize = 64;
-
-/// Request line and headers together.
-const MAX_HEAD_BYTES: usize = 64 << 10;
+/// How long a client may take to read why it is refused.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where connections come from.
 pub trait Listener: Send + 'static {
@@ -92,25 +93,72 @@ async fn connection<S>(stream: S, access: &Access, front: &Front, stopping: &Can
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(|request: hyper::Request<Incoming>| async move {
-        Ok::<_, Infallible>(front.handle(access, request).await)
+    let exchange = Exchange::default();
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let open = exchange.begin();
+        async move {
+            let response = front.handle(access, request).await;
+            Ok::<_, Infallible>(response.map(|body| open.until_sent(body)))
+        }
     });
-    let connection = http1::Builder::new()
+    let stream = Refusing::new(stream, front.clone(), exchange.clone());
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
-        result = connection.as_mut() => result,
+        result = &mut connection => result,
         () = stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
         }
     };
     if let Err(error) = result {
         // What a client sends or leaves out is its own affair.
         tracing::debug!(%error, "a connection ended early");
+        let http1::Parts { io, read_buf, .. } = connection.into_parts();
+        // A connection that was merely idle is closed without a word.
+        let why = match &error {
+            error if error.is_timeout() && !read_buf.is_empty() => Refusal::TooSlow,
+            error if error.is_parse() => Refusal::Malformed,
+            _ => return,
+        };
+        let _ = timeout(REFUSAL_TIMEOUT, io.into_inner().refuse(why)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::principal::Principal;
+
+    /// What a client gets that sends this and waits.
+    async fn told(sent: &[u8]) -> String {
+        let (mut client, stream) = tokio::io::duplex(1 << 16);
+        let (front, access) = (Front::new(Router::new()), Access::Peer(Principal::unix(1)));
+        let stopping = CancellationToken::new();
+        let mut answer = String::new();
+        let talk = async {
+            client.write_all(sent).await.expect("takes it");
+            client.read_to_string(&mut answer).await.expect("ends");
+        };
+        tokio::join!(connection(stream, &access, &front, &stopping), talk);
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn headers_that_stop_are_timed_out_with_a_problem_and_idleness_without() {
+        let answer = told(b"GET / HTTP/1.1\r\nhost: a\r\nx-hal").await;
+        assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
+        assert!(answer.contains("application/problem+json"), "{answer}");
+        assert!(answer.contains("x-request-id: ") && answer.contains("request_timeout"));
+        assert_eq!(told(b"").await, "");
+        let served = told(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_eq!(served.matches("HTTP/1.1 ").count(), 1, "{served}");
     }
 }

@@ -31,7 +31,8 @@ echo ready
 read end || true";
 
 impl Cell {
-    /// A cell, or the reason why there is none on this machine.
+    /// A cell, or the reason why there is none on this machine: rights or kernel, which nothing
+    /// of this repository could provide.
     pub(crate) fn new() -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("not root".into());
@@ -212,7 +213,7 @@ macro_rules! cell_or_skip {
         match $crate::cell::Cell::new() {
             Ok(cell) => cell,
             Err(reason) => {
-                println!("skipped: {reason}");
+                qga_testing::unavailable(&reason);
                 return;
             }
         }
@@ -222,13 +223,17 @@ pub(crate) use cell_or_skip;
 
 /// Whether this machine can make and mount a filesystem; says so if it cannot.
 pub(crate) fn available(fs_type: &str) -> bool {
+    // A module that nobody has asked for yet is not listed. Without modprobe there are none.
+    let _ = Command::new("modprobe").args(["-q", fs_type]).status();
     let known = std::fs::read_to_string("/proc/filesystems").unwrap();
-    let mountable = known.lines().any(|line| line.trim() == fs_type);
-    let makeable = ["/sbin", "/usr/sbin", "/bin", "/usr/bin"]
-        .iter()
-        .any(|dir| Path::new(dir).join(format!("mkfs.{fs_type}")).exists());
-    if !(mountable && makeable) {
-        println!("skipped: no {fs_type} on this machine");
+    if !known.lines().any(|line| line.split_whitespace().next_back() == Some(fs_type)) {
+        qga_testing::unavailable(&format!("no {fs_type} in this machine's kernel"));
+        return false;
     }
-    mountable && makeable
+    let maker = format!("mkfs.{fs_type}");
+    let makeable = qga_testing::program(&maker).is_some();
+    if !makeable {
+        qga_testing::missing(&format!("no {maker}; run scripts/install-deps"));
+    }
+    makeable
 }

@@ -222,3 +222,42 @@ fn shutdown_runs_the_guests_own_programs() {
     client.send("{'execute':'guest-shutdown','arguments':{'mode':'reboot'}}");
     assert_eq!(client.get("guest-ping", ""), "{}");
 }
+
+#[test]
+fn a_shutdown_calls_the_program_of_its_mode_or_shutdown_with_its_flag() {
+    const BUSYBOX: &str = "/usr/bin/busybox";
+    let cell = cell_or_skip!();
+    if !std::path::Path::new(BUSYBOX).exists() {
+        return qga_testing::missing("no busybox; run scripts/install-deps");
+    }
+    let agent = cell.start(&[]);
+    let mut client = agent.connect();
+    // Says how it was called and fails, so that the answer tells.
+    cell.sh(&format!(
+        "cp {BUSYBOX} $ROOT/sbin/busybox
+         cat >$ROOT/sbin/shutdown <<'EOF'
+#!/sbin/busybox sh
+printf '<%s>' \"$0\" \"$@\"
+exit 1
+EOF
+         chmod +x $ROOT/sbin/shutdown"
+    ));
+    let mut said = |mode: &str| {
+        let text = client.error("guest-shutdown", mode);
+        text.strip_prefix("child process has failed to shutdown: ").unwrap_or(&text).to_owned()
+    };
+    let modes = [
+        ("{}", "poweroff", "-P"),
+        ("{\"mode\":\"powerdown\"}", "poweroff", "-P"),
+        ("{\"mode\":\"halt\"}", "halt", "-H"),
+        ("{\"mode\":\"reboot\"}", "reboot", "-r"),
+    ];
+    for (mode, _, flag) in modes {
+        let call = format!("</sbin/shutdown><-h><{flag}><+0><hypervisor initiated shutdown>");
+        assert_eq!(said(mode), call, "{mode}");
+    }
+    cell.sh("cd $ROOT/sbin; for name in poweroff halt reboot; do cp shutdown $name; done");
+    for (mode, program, _) in modes {
+        assert_eq!(said(mode), format!("</sbin/{program}>"), "{mode}");
+    }
+}

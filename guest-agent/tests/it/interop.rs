@@ -1,18 +1,10 @@
-//! Side by side with the real qemu-ga, where it is installed: the same requests, the same bytes.
+//! Side by side with the real qemu-ga: the same requests, the same bytes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::bed::{AGENT, Agent, Bed, Client};
 
-/// Where it is, if it is installed.
-pub(crate) fn qemu_ga() -> Option<PathBuf> {
-    let known = ["/usr/sbin/qemu-ga", "/usr/bin/qemu-ga", "/sbin/qemu-ga"];
-    let found = known.iter().map(PathBuf::from).find(|path| path.exists());
-    if found.is_none() {
-        println!("skipped: no qemu-ga on this machine");
-    }
-    found
-}
+pub(crate) use qga_testing::stock_agent as qemu_ga;
 
 /// What 7.2 words differently from the release that the agent follows.
 fn as_of_11_1(line: &str) -> String {
@@ -122,7 +114,7 @@ fn requests(dir: &Path) -> Vec<String> {
 
 #[test]
 fn answers_are_those_of_qemu_ga() {
-    let Some(qemu_ga) = qemu_ga() else { return };
+    let Some(qemu_ga) = qga_testing::stock_agent() else { return };
     let [ours, theirs] = [AGENT, qemu_ga.to_str().unwrap()].map(|program| {
         let bed = Bed::new();
         let agent = Agent::spawn(&mut bed.command(program), &bed.path("socket"));

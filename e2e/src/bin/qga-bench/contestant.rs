@@ -34,18 +34,22 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    /// Debian's agent, installed or unpacked into `target/guest`.
+    /// Debian's agent: the one that `QGA_STOCK_AGENT` names, the one unpacked into `target/guest`,
+    /// or an installed one.
     pub(crate) fn stock(target: &Path) -> Result<Self, String> {
-        let installed = Path::new("/usr/sbin/qemu-ga");
-        if installed.exists() {
-            return Ok(Self::Stock { agent: installed.into(), unpacked: None });
+        let plain = |agent| Self::Stock { agent, unpacked: None };
+        if let Some(named) = env::var_os("QGA_STOCK_AGENT") {
+            return Ok(plain(named.into()));
         }
+        // Not by the script beside it, which would be measured too.
         let root = target.join("guest/stock");
         let agent = root.join("usr/sbin/qemu-ga");
-        if agent.exists() {
+        if agent.is_file() {
             return Ok(Self::Stock { agent, unpacked: Some(root) });
         }
-        Err("no /usr/sbin/qemu-ga and none in target/guest; run scripts/fetch-guest".into())
+        qga_testing::program("qemu-ga")
+            .map(plain)
+            .ok_or_else(|| "none in target/guest nor installed; run scripts/fetch-guest".into())
     }
 
     /// Our agent: the one named, else as built with cargo's profile `agent`.

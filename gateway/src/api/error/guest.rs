@@ -193,6 +193,23 @@ fn is_unknown_option(error: &QgaError) -> bool {
         && error.desc.ends_with("is unexpected")
 }
 
+/// How a VM without a lease comes to be frozen, and the way out.
+pub(crate) fn frozen_without_lease(id: &VmId, link: Option<&LinkStatus>) -> String {
+    let force = format!("DELETE /vms/{id}/fsfreeze?force=true");
+    // A frozen link has a reason only where "frozen" is not the whole story.
+    match link.and_then(|link| link.reason.as_deref()) {
+        Some(reason) => format!(
+            "VM \"{id}\" counts as frozen, without a lease of this gateway: {}. Some of its \
+             filesystems may stand still; {force} thaws them.",
+            printable(reason)
+        ),
+        None => format!(
+            "VM \"{id}\" is frozen, but not by a lease of this gateway: whoever froze it should \
+             thaw it. If nobody will: {force}."
+        ),
+    }
+}
+
 /// The problem of a freeze, renewal or thaw that failed. `vm` is absent where the gateway does not
 /// know the lease's VM any more.
 pub(crate) fn freeze_failed(
@@ -227,10 +244,7 @@ pub(crate) fn freeze_failed(
         .lease(lease),
         FreezeError::AlreadyFrozen { lease: None } => Problem::new(
             Code::AlreadyFrozen,
-            format!(
-                "VM \"{id}\" is frozen already, and not by a lease of this gateway: whoever froze \
-                 it must thaw it."
-            ),
+            frozen_without_lease(id, vm.map(VmHandle::link).as_ref()),
         )
         .outcome(Outcome::NotSent, true),
         FreezeError::Incomplete { wanted, frozen } => Problem::new(

@@ -126,12 +126,7 @@ impl Session<'_> {
             Err(error) => Err(error.clone()),
         };
         match status {
-            Ok(FsfreezeStatus::Thawed) => self.enter(LinkState::Ready, None),
-            Ok(FsfreezeStatus::Frozen) => self.enter(LinkState::Frozen, None),
-            Ok(FsfreezeStatus::Error) => {
-                let reason = "the agent says that a freeze or thaw failed half-way";
-                self.enter(LinkState::Frozen, Some(reason));
-            }
+            Ok(status) => self.says(status),
             // Some agents cannot freeze at all.
             Err(ReplyError::Agent(_)) => self.enter(LinkState::Ready, None),
             Err(_) => {
@@ -191,25 +186,33 @@ impl Session<'_> {
 
     /// Learns from an answer whether the guest is frozen.
     fn observe(&mut self, info: &CommandInfo, text: &ReplyText) {
-        let frozen = match info.name {
+        let count = || serde_json::from_slice::<i64>(text.json()).unwrap_or(-1);
+        let status = match info.name {
             "guest-fsfreeze-freeze" | "guest-fsfreeze-freeze-list" => {
-                serde_json::from_slice::<i64>(text.json()).is_ok_and(|n| n > 0).then_some(true)
+                (count() > 0).then_some(FsfreezeStatus::Frozen)
             }
             name if name == GuestFsfreezeThaw::INFO.name => {
-                serde_json::from_slice::<i64>(text.json()).is_ok_and(|n| n >= 0).then_some(false)
+                (count() >= 0).then_some(FsfreezeStatus::Thawed)
             }
             name if name == GuestFsfreezeStatus::INFO.name => {
-                text.decode::<GuestFsfreezeStatus>().ok().map(|s| s != FsfreezeStatus::Thawed)
+                text.decode::<GuestFsfreezeStatus>().ok()
             }
             _ => None,
         };
-        match frozen {
-            Some(true) => self.enter(LinkState::Frozen, None),
-            Some(false) => {
-                self.enter(LinkState::Ready, None);
-                self.wants.info |= !self.vm.has_capabilities();
+        let Some(status) = status else { return };
+        self.says(status);
+        self.wants.info |= status == FsfreezeStatus::Thawed && !self.vm.has_capabilities();
+    }
+
+    /// What the guest says of its freeze is where the link stands.
+    fn says(&self, status: FsfreezeStatus) {
+        match status {
+            FsfreezeStatus::Thawed => self.enter(LinkState::Ready, None),
+            FsfreezeStatus::Frozen => self.enter(LinkState::Frozen, None),
+            FsfreezeStatus::Error => {
+                let reason = "the agent says that a freeze or thaw failed half-way";
+                self.enter(LinkState::Frozen, Some(reason));
             }
-            None => {}
         }
     }
 

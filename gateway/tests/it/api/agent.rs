@@ -15,6 +15,7 @@ use qga_proto::{Job, Outcome, QgaError, Request, Server};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
 
 /// What an agent does with a command, instead of what it should.
 #[derive(Clone, Debug)]
@@ -29,6 +30,10 @@ pub(crate) enum Quirk {
     Bytes(&'static [u8]),
     /// Closes the connection.
     HangUp,
+    /// Does as it should, twice.
+    Twice,
+    /// Does as it should once [`Agent::release`]d, and nothing else until then.
+    Held,
 }
 
 /// Cheap to clone; tells what it was asked.
@@ -40,6 +45,7 @@ struct State {
     quirks: Mutex<HashMap<&'static str, Quirk>>,
     frozen: AtomicBool,
     asked: Mutex<Vec<&'static str>>,
+    released: Notify,
 }
 
 impl Agent {
@@ -51,6 +57,11 @@ impl Agent {
     /// From now on as it should be.
     pub(crate) fn mend(&self, command: &'static str) {
         self.0.quirks.lock().unwrap().remove(command);
+    }
+
+    /// Lets what is held go on.
+    pub(crate) fn release(&self) {
+        self.0.released.notify_one();
     }
 
     pub(crate) fn set_frozen(&self, frozen: bool) {
@@ -91,8 +102,14 @@ impl Agent {
             {
                 self.0.asked.lock().unwrap().push(info.name);
                 let quirk = self.0.quirks.lock().unwrap().get(info.name).cloned();
+                let twice = matches!(quirk, Some(Quirk::Twice));
+                if matches!(quirk, Some(Quirk::Held)) {
+                    self.0.released.notified().await;
+                }
                 let outcome = match quirk {
-                    None => self.behave(info.name, info.allowed_while_frozen, &request),
+                    None | Some(Quirk::Twice | Quirk::Held) => {
+                        self.behave(info.name, info.allowed_while_frozen, &request)
+                    }
                     Some(Quirk::Value(value)) => Outcome::value(&value),
                     Some(Quirk::Error(error)) => Outcome::Error(error),
                     Some(Quirk::Never) => continue,
@@ -102,7 +119,14 @@ impl Agent {
                     }
                     Some(Quirk::HangUp) => return Ok(()),
                 };
+                let before = server.output().len();
                 server.complete(ticket, outcome);
+                if twice {
+                    let reply = server.output()[before..].to_vec();
+                    stream.write_all(server.output()).await?;
+                    server.consume_output(server.output().len());
+                    stream.write_all(&reply).await?;
+                }
             }
             while !server.output().is_empty() {
                 let written = stream.write(server.output()).await?;

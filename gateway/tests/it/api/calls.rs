@@ -30,6 +30,14 @@ async fn vms_are_listed_and_shown_from_what_is_known() {
 }
 
 #[tokio::test]
+async fn the_gateway_says_which_it_is() {
+    let gateway = Gateway::start().await;
+    let version = gateway.ask("GET", "/version").send().await.expect(200);
+    assert_eq!(version, json!({"name": "qga-gateway", "version": env!("CARGO_PKG_VERSION")}));
+    assert_eq!(gateway.ask("GET", "/livez").send().await.expect(200), json!({"status": "ok"}));
+}
+
+#[tokio::test]
 async fn the_agent_answers_info_ping_and_sync() {
     let gateway = Gateway::start().await;
     let info = gateway.ask("GET", "/vms/vm/agent").send().await.expect(200);

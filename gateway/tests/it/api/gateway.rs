@@ -1,6 +1,6 @@
 //! The system under test: the real front on real listeners, with a VM called `vm`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use qga_gateway::api::{self, State};
@@ -46,9 +46,19 @@ impl Gateway {
 
     /// With more in the config file; `absent` is a second VM without a socket.
     pub(crate) async fn configured(agent: Agent, more: &str) -> Self {
+        let socket = agent.clone();
+        Self::over(move |path| socket.listen(path), agent, more).await
+    }
+
+    /// With whatever this puts behind the VM's socket, in place of the usual agent.
+    pub(crate) async fn before(guest: impl FnOnce(&Path), more: &str) -> Self {
+        Self::over(guest, Agent::default(), more).await
+    }
+
+    async fn over(guest: impl FnOnce(&Path), agent: Agent, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| -> PathBuf { dir.path().join(name) };
-        agent.listen(&path("vm.sock"));
+        guest(&path("vm.sock"));
         let config = format!(
             "{more}\n[listen]\nunix = {:?}\ntcp = \"127.0.0.1:0\"\ntoken_file = {:?}\n\
              [[vm]]\nid = \"vm\"\nsocket = {:?}\nlabels = {{ tier = \"test\" }}\n\

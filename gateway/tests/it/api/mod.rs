@@ -1,5 +1,6 @@
 mod access;
 mod agent;
+mod bad_agent;
 mod calls;
 mod client;
 mod config;
@@ -7,6 +8,7 @@ mod document;
 mod files;
 mod freeze;
 mod gateway;
+mod old_agent;
 mod page;
 mod requests;
 mod stop;

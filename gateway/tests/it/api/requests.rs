@@ -205,3 +205,57 @@ async fn connections_are_kept_and_head_is_answered() {
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
     assert!(answers.ends_with("\r\n\r\n"), "{answers}");
 }
+
+#[tokio::test]
+async fn what_is_no_request_is_a_problem_too() {
+    let gateway = Gateway::start().await;
+    let get = |head: &str| format!("GET /livez HTTP/1.1\r\nhost: a\r\n{head}\r\n\r\n").into_bytes();
+    let long = "x".repeat(200_000);
+    let many: Vec<String> = (0..100).map(|n| format!("x-{n}: 1")).collect();
+    for (request, status, code) in [
+        (b"rubbish\r\n\r\n".to_vec(), 400, "bad_request"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec(), 400, "bad_request"),
+        (b"GET  HTTP/1.1\r\n\r\n".to_vec(), 400, "bad_request"),
+        (b"GET /livez HTTP/9.9\r\nhost: a\r\n\r\n".to_vec(), 400, "bad_request"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 400, "bad_request"),
+        (get("no colon"), 400, "bad_request"),
+        (get("x: \u{0}"), 400, "bad_request"),
+        (get("content-length: x"), 400, "bad_request"),
+        (get(&format!("x: {long}")), 431, "head_too_large"),
+        (get(&many.join("\r\n")), 431, "head_too_large"),
+        (format!("GET /{long} HTTP/1.1\r\n\r\n").into_bytes(), 431, "head_too_large"),
+    ] {
+        for target in [&gateway.unix, &gateway.tcp] {
+            check_refusal(&raw(target, &request).await, status, code);
+        }
+    }
+    // What was answered before is answered as ever, however the bytes arrive.
+    let both = [get("x: 1"), get("x: 2"), b"rubbish\r\n\r\n".to_vec()].concat();
+    let answers = raw(&gateway.unix, &both).await;
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+    let (_, last) = answers.rsplit_once("{\"status\":\"ok\"}").unwrap();
+    check_refusal(last, 400, "bad_request");
+    gateway.ask("GET", "/livez").send().await.expect(200);
+}
+
+#[track_caller]
+fn check_refusal(answer: &str, status: u16, code: &str) {
+    let (head, body) = answer.split_once("\r\n\r\n").expect(answer);
+    assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    let lines: Vec<&str> = head.lines().collect();
+    for line in [
+        "content-type: application/problem+json",
+        "connection: close",
+        "cache-control: no-store",
+        "x-content-type-options: nosniff",
+        &format!("content-length: {}", body.len()),
+    ] {
+        assert!(lines.contains(&line), "{line}: {answer}");
+    }
+    for name in ["x-request-id: ", "date: "] {
+        assert!(lines.iter().any(|l| l.strip_prefix(name).is_some_and(|v| v.len() > 8)), "{head}");
+    }
+    let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!((&problem["code"], &problem["status"]), (&json!(code), &json!(status)));
+    assert_eq!(problem["type"], format!("urn:qga:problem:{code}"));
+}

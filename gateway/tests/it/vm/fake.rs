@@ -25,6 +25,8 @@ pub(super) enum Act {
     Raw(Vec<u8>),
     /// What an agent does, and its reply is lost.
     Lose,
+    /// What an agent does, and its reply comes twice, in one write.
+    Twice,
     /// It is held, and everything behind it, until [`Guest::release`].
     Hold,
     /// These bytes, and the connection is closed.
@@ -165,8 +167,9 @@ impl Shared {
             while let Some(job) = server.poll(Instant::now(), &mut |_| true) {
                 let is_sync = job.info.is_sync();
                 let act = (self.rule.lock().expect("rule"))(job.info.name);
+                let twice = matches!(act, Act::Twice);
                 let (outcome, raw, close) = match act {
-                    Act::Normal => (self.run(&job), Vec::new(), false),
+                    Act::Normal | Act::Twice => (self.run(&job), Vec::new(), false),
                     Act::Answer(outcome) => (outcome, Vec::new(), false),
                     Act::Raw(raw) => (Outcome::Silent, raw, false),
                     Act::Close(raw) => (Outcome::Silent, raw, true),
@@ -181,6 +184,14 @@ impl Shared {
                 };
                 synced |= is_sync && matches!(outcome, Outcome::Return(_));
                 server.complete(job.ticket, outcome);
+                if twice {
+                    // Calls come one at a time here, so the output is this reply.
+                    let both = server.output().repeat(2);
+                    server.consume_output(both.len() / 2);
+                    if stream.write_all(&both).await.is_err() {
+                        return;
+                    }
+                }
                 while !server.output().is_empty() {
                     let n = server.output().len();
                     if stream.write_all(server.output()).await.is_err() {

@@ -61,7 +61,8 @@ async fn garbage() {
     for line in ["rubbish\n", "[1, 2]\n", "{}\n", "{\"return\"\n", "\u{1}\u{2}\n", "{\"a\": 1}\n"] {
         let pair = Pair::ready().await;
         let error = pair.pinged(move || Act::Raw(line.into())).await;
-        assert!(error.outcome_unknown(), "{line:?}: {error}");
+        assert!(matches!(error, CallError::BadReply { .. }), "{line:?}: {error}");
+        assert!(error.outcome_unknown());
         pair.recovers().await;
     }
 }
@@ -72,7 +73,7 @@ async fn too_deep_and_not_utf_8() {
     for line in [deep, b"{\"return\": \"\xc3\x28\"}\n".to_vec()] {
         let pair = Pair::ready().await;
         let error = pair.pinged(move || Act::Raw(line.clone())).await;
-        assert!(error.outcome_unknown(), "{error}");
+        assert!(matches!(error, CallError::BadReply { .. }), "{error}");
         pair.recovers().await;
     }
 }
@@ -96,11 +97,10 @@ async fn half_a_line() {
 }
 
 #[tokio::test]
-async fn a_line_without_end_costs_its_cap_and_no_more() {
+async fn a_line_without_end_is_a_bad_reply() {
     let pair = Pair::ready().await;
-    // 8 MiB against a cap of 64 KiB; counted by what the gateway reports, and by its survival.
     let error = pair.pinged(|| Act::Raw(vec![b'x'; 8 << 20])).await;
-    assert!(error.outcome_unknown(), "{error}");
+    assert!(matches!(error, CallError::BadReply { .. }), "{error}");
     pair.recovers().await;
 }
 
@@ -118,8 +118,24 @@ async fn no_answer_and_then_a_late_one() {
 #[tokio::test]
 async fn two_answers() {
     let pair = Pair::ready().await;
+    pair.guest.rule(|name| if name == "guest-ping" { Act::Twice } else { Act::Normal });
+    let before = pair.vm.counters().dropped;
+    ping(&pair.vm).await.expect("the first counts");
+    eventually("the second is dropped", || pair.vm.counters().dropped > before).await;
+    // It is not taken for the answer to what comes next.
+    let info = pair.vm.call(GuestInfo {}, quick()).await.expect("its own answer");
+    assert_eq!(info.version, "11.1.3");
+    pair.guest.rule(|_| Act::Normal);
+    pair.recovers().await;
+    assert_eq!(pair.vm.counters().connections, 1);
+}
+
+#[tokio::test]
+async fn two_answers_without_an_id() {
+    let pair = Pair::ready().await;
     let twice = "{\"return\": {}}\n{\"return\": {}}\n";
-    let _ = pair.pinged(move || Act::Raw(twice.into())).await;
+    let error = pair.pinged(move || Act::Raw(twice.into())).await;
+    assert!(matches!(error, CallError::TimedOut { sent: true, .. }), "{error}");
     pair.recovers().await;
     assert!(pair.vm.counters().dropped > 0);
 }

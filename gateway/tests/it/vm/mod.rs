@@ -6,6 +6,7 @@ mod fake;
 mod hostile;
 mod leases;
 mod links;
+mod memory;
 mod modes;
 mod old_agent;
 mod qemu_ga;

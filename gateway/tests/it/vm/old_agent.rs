@@ -1,142 +1,179 @@
-//! An agent as old as QEMU 0.15: no delimited sync, no `id`, no command list, a thaw that fails
-//! by returning -1.
+//! The lowest version that is spoken to: QEMU 0.15's agent.
 
-use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use qga_gateway::principal::Principal;
 use qga_gateway::vm::{
-    CallError, FreezeError, FreezeRequest, LeaseState, Leases, LinkState, Policy, Verdict,
+    CallError, FreezeError, FreezeRequest, Lease, LeaseState, Leases, LinkState, Policy, Registry,
+    ThawCause, Verdict, VmHandle,
 };
-use qga_proto::command::{GuestFsfreezeFreezeList, GuestInfo};
-use serde_json::{Value, json};
-use tempfile::tempdir;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::UnixListener;
+use qga_proto::command::{
+    FsfreezeStatus, GuestFsfreezeFreezeList, GuestFsfreezeStatus, GuestInfo, GuestPing,
+};
+use serde_json::json;
+use tempfile::{TempDir, tempdir};
 
-use super::{eventually, one, quick, recovers, until};
+use super::{eventually, one, quick, reaches, recovers, until};
+use crate::scripted::OldAgent;
 
-#[derive(Debug, Default)]
-struct Truth {
-    frozen: bool,
-    thaws_to_fail: u32,
-    ran: Vec<String>,
+struct Frame {
+    _dir: TempDir,
+    _registry: Registry,
+    agent: OldAgent,
+    vm: VmHandle,
+    leases: Leases,
 }
 
-fn start(path: &Path) -> Arc<Mutex<Truth>> {
-    let listener = UnixListener::bind(path).expect("bind");
-    let truth = Arc::new(Mutex::new(Truth::default()));
-    let shared = truth.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (read, mut write) = stream.into_split();
-            let mut lines = BufReader::new(read);
-            let mut line = Vec::new();
-            while lines.read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
-                let reply = answer(&line, &shared);
-                line.clear();
-                if write.write_all(reply.as_bytes()).await.is_err() {
-                    break;
-                }
-            }
-        }
-    });
-    truth
-}
+impl Frame {
+    async fn ready() -> Self {
+        let frame = Self::found("thawed");
+        until(&frame.vm, LinkState::Ready).await;
+        frame
+    }
 
-fn answer(line: &[u8], truth: &Mutex<Truth>) -> String {
-    let error = |class: &str, desc: String| {
-        format!("{{\"error\": {{\"class\": \"{class}\", \"desc\": \"{desc}\", \"data\": {{}}}}}}\n")
-    };
-    let mut replies = String::new();
-    let flushed = line.iter().rposition(|byte| *byte == 0xFF);
-    if flushed.is_some() {
-        replies += &error("JSONParsing", "Invalid JSON syntax".into());
+    /// With an agent that says this of its guest from the beginning.
+    fn found(status: &'static str) -> Self {
+        let dir = tempdir().expect("tempdir");
+        let path = dir.path().join("old");
+        let agent = OldAgent::start(&path);
+        agent.truth().status = status;
+        let (registry, vm) = one(&path);
+        let leases = Leases::new(&registry);
+        Self { _dir: dir, _registry: registry, agent, vm, leases }
     }
-    let text = &line[flushed.map_or(0, |at| at + 1)..];
-    let request: Value = serde_json::from_slice(text).expect("a request");
-    if request.get("id").is_some() {
-        return replies + &error("QMPExtraInputObjectMember", "member 'id' is unexpected".into());
-    }
-    let name = request["execute"].as_str().expect("a name");
-    let mut truth = truth.lock().expect("truth");
-    if name != "guest-sync" {
-        truth.ran.push(name.into());
-    }
-    let value = match name {
-        "guest-sync" => request["arguments"]["id"].clone(),
-        "guest-ping" => json!({}),
-        "guest-info" => json!({"version": "0.15.50"}),
-        "guest-fsfreeze-status" => json!(if truth.frozen { "frozen" } else { "thawed" }),
-        "guest-fsfreeze-freeze" => {
-            truth.frozen = true;
-            json!(2)
-        }
-        "guest-fsfreeze-thaw" if truth.thaws_to_fail > 0 => {
-            truth.thaws_to_fail -= 1;
-            json!(-1)
-        }
-        "guest-fsfreeze-thaw" => json!(if std::mem::take(&mut truth.frozen) { 2 } else { 0 }),
-        name => {
-            let desc = format!("The command {name} has not been found");
-            return replies + &error("CommandNotFound", desc);
-        }
-    };
-    replies + &format!("{}\n", json!({ "return": value }))
-}
 
-fn request(policy: Policy) -> FreezeRequest {
-    let second = Duration::from_secs(1);
-    FreezeRequest {
-        ttl: 60 * second,
-        freeze_timeout: second,
-        mountpoints: None,
-        policy,
-        label: None,
+    async fn freeze(&self) -> Result<Lease, FreezeError> {
+        let second = Duration::from_secs(1);
+        let request = FreezeRequest {
+            ttl: 60 * second,
+            freeze_timeout: second,
+            mountpoints: None,
+            policy: Policy::Required,
+            label: None,
+        };
+        self.leases.freeze(&self.vm, request, Principal::new("test")).await
+    }
+
+    async fn force_thaw(&self) -> Result<Lease, FreezeError> {
+        self.leases.force_thaw(&self.vm, Principal::new("test")).await
     }
 }
 
 #[tokio::test]
 async fn is_spoken_to_in_its_own_way() {
-    let dir = tempdir().expect("tempdir");
-    let path = dir.path().join("old");
-    let truth = start(&path);
-    let (_registry, vm) = one(&path);
-    until(&vm, LinkState::Ready).await;
-    recovers(&vm).await;
+    let Frame { agent, vm, .. } = &Frame::ready().await;
+    recovers(vm).await;
     eventually("known", || vm.capabilities().is_some()).await;
-    let agent = vm.capabilities().expect("known");
-    assert_eq!(agent.version, "0.15.50");
-    assert_eq!((&agent.commands, agent.echoes_id, agent.delimited_sync), (&None, false, false));
+    let known = vm.capabilities().expect("known");
+    assert_eq!(known.version, "0.15.50");
+    assert_eq!((&known.commands, known.echoes_id, known.delimited_sync), (&None, false, false));
     let info = vm.call(GuestInfo {}, quick()).await.expect("answers");
     assert!(info.supported_commands.is_empty());
     let list = GuestFsfreezeFreezeList { mountpoints: Some(vec!["/".into()]) };
     let error = vm.call(list, quick()).await.expect_err("too new");
     assert!(matches!(error, CallError::Unsupported), "{error}");
-    assert!(!truth.lock().expect("truth").frozen);
+    assert_eq!(agent.truth().status, "thawed");
 }
 
 #[tokio::test]
 async fn a_negative_thaw_count_is_a_failure_that_is_retried() {
-    let dir = tempdir().expect("tempdir");
-    let path = dir.path().join("old");
-    let truth = start(&path);
-    let (registry, vm) = one(&path);
-    until(&vm, LinkState::Ready).await;
-    let leases = Leases::new(&registry);
-    let lease = leases.freeze(&vm, request(Policy::Required), Principal::new("test")).await;
-    let lease = lease.expect("freezes");
-    assert_eq!(lease.filesystems, Some(2));
-    truth.lock().expect("truth").thaws_to_fail = 2;
+    for count in [-1, -22] {
+        let frame = Frame::ready().await;
+        let lease = frame.freeze().await.expect("freezes");
+        assert_eq!(lease.filesystems, Some(2));
+        frame.agent.answers("guest-fsfreeze-thaw", json!(count));
 
-    let error = leases.thaw(&lease.id).await.expect_err("the first attempt fails");
+        let error = frame.leases.thaw(&lease.id).await.expect_err("the first attempt fails");
+        let FreezeError::Call(CallError::Agent(said)) = &error else { panic!("{error}") };
+        assert!(said.desc.ends_with(&count.to_string()), "{said}");
+        assert_eq!(frame.leases.get(&lease.id).expect("kept").state, LeaseState::Thawing);
+        eventually("retried", || frame.agent.ran("guest-fsfreeze-thaw") > 1).await;
+        let kept = frame.leases.get(&lease.id).expect("kept");
+        assert_eq!((kept.state, kept.verdict), (LeaseState::Thawing, None));
+        assert_eq!(frame.vm.link().state, LinkState::Frozen);
+
+        frame.agent.mend("guest-fsfreeze-thaw");
+        let ended = || frame.leases.get(&lease.id).is_some_and(|lease| lease.ended());
+        eventually("thawed by retrying", ended).await;
+        assert_eq!(frame.agent.truth().status, "thawed");
+        until(&frame.vm, LinkState::Ready).await;
+        let lease = frame.leases.get(&lease.id).expect("kept");
+        assert_eq!(lease.verdict, Some(Verdict::CountsAgree), "{:?}", lease.evidence);
+    }
+}
+
+#[tokio::test]
+async fn a_negative_freeze_count_leaves_no_freeze() {
+    for count in [-1, -22] {
+        let frame = Frame::ready().await;
+        frame.agent.answers("guest-fsfreeze-freeze", json!(count));
+        let error = frame.freeze().await.expect_err("a failure");
+        let FreezeError::Call(CallError::Agent(said)) = &error else { panic!("{error}") };
+        assert!(said.desc.ends_with(&count.to_string()), "{said}");
+        assert!(frame.leases.active_on(frame.vm.id()).is_none());
+        assert_eq!(frame.vm.link().state, LinkState::Ready);
+    }
+}
+
+#[tokio::test]
+async fn an_agent_in_the_error_state() {
+    let frame = Frame::found("error");
+    let half_way = "the agent says that a freeze or thaw failed half-way";
+    assert_eq!(until(&frame.vm, LinkState::Frozen).await, half_way);
+    // Looking does not make it look better.
+    let status = frame.vm.call(GuestFsfreezeStatus {}, quick()).await.expect("answers");
+    assert_eq!(status, FsfreezeStatus::Error);
+    assert_eq!(frame.vm.link().reason.as_deref(), Some(half_way));
+
+    let error = frame.freeze().await.expect_err("refused");
+    assert!(matches!(error, FreezeError::AlreadyFrozen { lease: None }), "{error}");
+    assert_eq!(frame.agent.ran("guest-fsfreeze-freeze"), 0);
+    assert!(frame.leases.list().is_empty());
+
+    frame.agent.answers("guest-fsfreeze-thaw", json!(-1));
+    let error = frame.force_thaw().await.expect_err("not thawed");
     let FreezeError::Call(CallError::Agent(said)) = &error else { panic!("{error}") };
     assert!(said.desc.contains("-1"), "{said}");
-    assert_eq!(leases.get(&lease.id).expect("kept").state, LeaseState::Thawing);
-    let ended = || leases.get(&lease.id).is_some_and(|lease| lease.ended());
-    eventually("thawed by retrying", ended).await;
-    assert!(!truth.lock().expect("truth").frozen);
-    let lease = leases.get(&lease.id).expect("kept");
-    assert_eq!(lease.verdict, Some(Verdict::CountsAgree), "{:?}", lease.evidence);
+    assert!(frame.leases.list().is_empty(), "nobody goes on trying what nobody holds");
+    assert_eq!(frame.vm.link().reason.as_deref(), Some(half_way));
+
+    frame.agent.mend("guest-fsfreeze-thaw");
+    let thawed = frame.force_thaw().await.expect("thaws");
+    assert_eq!((thawed.state, thawed.thaw_cause), (LeaseState::Thawed, Some(ThawCause::Forced)));
+    assert_eq!(frame.agent.truth().status, "thawed");
+    let link = reaches(&frame.vm, |link| link.state == LinkState::Ready).await;
+    assert_eq!(link.reason, None);
+}
+
+#[tokio::test]
+async fn a_repeated_line_is_told_to_one_caller_at_most() {
+    for (repeated, most) in [("guest-ping", 0), ("guest-info", 0), ("guest-sync", 1)] {
+        let frame = Frame::ready().await;
+        eventually("known", || frame.vm.capabilities().is_some()).await;
+        let mut wrong = 0;
+        for round in 0..8 {
+            if round == 1 {
+                frame.agent.truth().twice = Some(repeated);
+            }
+            let vm = &frame.vm;
+            let (ping, info, status) = tokio::join!(
+                vm.call(GuestPing {}, quick()),
+                vm.call(GuestInfo {}, quick()),
+                vm.call(GuestFsfreezeStatus {}, quick()),
+            );
+            if let Ok(info) = &info {
+                assert_eq!(info.version, "0.15.50");
+            }
+            if let Ok(status) = status {
+                assert_eq!(status, FsfreezeStatus::Thawed);
+            }
+            for error in [ping.err(), info.err(), status.err()].into_iter().flatten() {
+                assert!(matches!(error, CallError::BadReply { .. }), "{repeated}: {error}");
+                wrong += 1;
+            }
+        }
+        assert!(wrong <= most, "{repeated}: {wrong} wrong answers");
+        assert_eq!(frame.agent.truth().twice, None, "it was repeated");
+        assert_eq!(frame.vm.counters().connections, 1, "in step on the same connection");
+    }
 }

@@ -16,8 +16,8 @@ use super::{eventually, one, ping, quick, recovers, until};
 struct Agent(Child);
 
 impl Agent {
-    fn start(socket: &Path, state: &Path) -> Option<Self> {
-        let agent = Command::new("qemu-ga")
+    fn start(program: &Path, socket: &Path, state: &Path) -> Self {
+        let child = Command::new(program)
             .args(["-m", "unix-listen", "-p"])
             .arg(socket)
             .arg("-t")
@@ -25,14 +25,9 @@ impl Agent {
             // A second lock on the first: even by mistake, no freeze can come through.
             .args(["-b", "guest-fsfreeze-freeze,guest-fsfreeze-freeze-list,guest-shutdown"])
             .stderr(Stdio::null())
-            .spawn();
-        match agent {
-            Ok(child) => Some(Self(child)),
-            Err(e) => {
-                println!("skipped: qemu-ga does not start here ({e})");
-                None
-            }
-        }
+            .spawn()
+            .expect("qemu-ga starts");
+        Self(child)
     }
 }
 
@@ -45,9 +40,10 @@ impl Drop for Agent {
 
 #[tokio::test]
 async fn the_real_agent_is_served_and_found_again() {
+    let Some(program) = qga_testing::stock_agent() else { return };
     let dir = tempdir().expect("tempdir");
     let path = dir.path().join("real");
-    let Some(agent) = Agent::start(&path, dir.path()) else { return };
+    let agent = Agent::start(&program, &path, dir.path());
     let (_registry, vm) = one(&path);
     until(&vm, LinkState::Ready).await;
     for _ in 0..100 {
@@ -81,7 +77,7 @@ async fn the_real_agent_is_served_and_found_again() {
 
     drop(agent);
     until(&vm, LinkState::Refused).await;
-    let Some(_agent) = Agent::start(&path, dir.path()) else { return };
+    let _agent = Agent::start(&program, &path, dir.path());
     until(&vm, LinkState::Ready).await;
     recovers(&vm).await;
 }

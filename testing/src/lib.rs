@@ -1,0 +1,69 @@
+//! What the tests of several crates share: skips that are seen, and where a `qemu-ga` is.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+/// Notes that a test does nothing because something is missing that a script of this repository
+/// or a build provides.
+///
+/// # Panics
+/// `QGA_E2E_REQUIRE` is set: then nothing of that kind may be missing.
+#[track_caller]
+pub fn missing(what: &str) {
+    assert!(env::var_os("QGA_E2E_REQUIRE").is_none(), "may not be skipped: {what}");
+    unavailable(what);
+}
+
+/// Notes that a test does nothing because of what no script can provide: rights, a feature of the
+/// machine's kernel, a program that is wanted nowhere else. Never fails.
+///
+/// libtest hides what a passing test prints, so the line goes to stderr itself, and to the file
+/// that `QGA_SKIPS` names; `scripts/test` shows that at its end.
+pub fn unavailable(what: &str) {
+    let current = thread::current();
+    let line = format!("skipped: {}: {what}\n", current.name().unwrap_or("a test"));
+    // One write each, so that lines of other tests stay whole. Nobody is left to tell of failures.
+    drop(io::stderr().write_all(line.as_bytes()));
+    if let Some(list) = env::var_os("QGA_SKIPS") {
+        let list = File::options().create(true).append(true).open(list);
+        drop(list.and_then(|mut list| list.write_all(line.as_bytes())));
+    }
+}
+
+/// Where `scripts/fetch-guest` puts what guests are made of.
+pub fn guest_directory() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    workspace.join(target).join("guest")
+}
+
+/// A `qemu-ga` that runs on this machine: the one that `QGA_STOCK_AGENT` names, that of
+/// `scripts/fetch-guest`, or an installed one.
+///
+/// Without one it is [`missing`], and this is `None`.
+pub fn stock_agent() -> Option<PathBuf> {
+    if let Some(named) = env::var_os("QGA_STOCK_AGENT") {
+        return Some(named.into());
+    }
+    let found = Some(guest_directory().join("qemu-ga"))
+        .filter(|path| path.is_file())
+        .or_else(|| program("qemu-ga"));
+    if found.is_none() {
+        missing("no qemu-ga; run scripts/fetch-guest");
+    }
+    found
+}
+
+/// Where a program is: in `PATH`, or where root's programs are.
+pub fn program(name: impl AsRef<OsStr>) -> Option<PathBuf> {
+    let name = Path::new(name.as_ref());
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+}
