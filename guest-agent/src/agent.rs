@@ -96,7 +96,7 @@ impl Agent {
                 }
             }
             wants = Wants::ToWait;
-            self.reopener.start_due();
+            self.reopener.start_due(self.dispatch.phase() != Phase::Thawed);
             for (index, session) in self.sessions.iter_mut().enumerate() {
                 match session.serve(self.epoll.as_fd(), &self.dispatch) {
                     Ok(Wants::ToWait) => {}

@@ -41,6 +41,7 @@ impl Dispatch {
         freezer: Freezer,
         filters: Vec<Filter>,
     ) -> io::Result<Self> {
+        let programs = Executor::start(files.policy())?;
         Ok(Self {
             filters: filters.into_iter().map(Arc::new).collect(),
             handlers: handler::all(),
@@ -51,7 +52,7 @@ impl Dispatch {
             filesystems: Worker::start_apart("filesystem", STACK, Gauge::new())?,
             trims: Worker::start_apart("trim", STACK, ())?,
             accounts: Worker::start("account", STACK, Desk::default())?,
-            programs: Executor::start()?,
+            programs,
             freezer,
         })
     }

@@ -47,7 +47,6 @@ impl Policy {
 
     /// Whether a command may run this program: exactly one of those listed, by its absolute path.
     /// A name that would be looked for in `PATH` is none of them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "guest-exec is the one to ask"))]
     pub(crate) fn may_exec(&self, program: &Path) -> bool {
         let listed = |programs: &[PathBuf]| {
             // As text: `Path` takes `/bin/./sh` for `/bin/sh`.

@@ -47,6 +47,8 @@ pub(crate) struct Session {
     ending: bool,
     ended: bool,
     hung_up: bool,
+    /// A port's host has gone, and was not seen since.
+    hostless: bool,
     buffer: Vec<u8>,
     large: bool,
 }
@@ -75,6 +77,7 @@ impl Session {
             ending: false,
             ended: false,
             hung_up: false,
+            hostless: false,
             buffer: Vec::with_capacity(SMALL_BUFFER),
             large: false,
         }
@@ -150,11 +153,15 @@ impl Session {
             }
             match self.channel.read(&mut self.buffer) {
                 Read::Bytes(count) => self.take_in(count),
-                Read::Blocked => self.readable = false,
+                Read::Blocked => (self.readable, self.hostless) = (false, false),
                 Read::End if self.channel.has_clients() => self.ended = true,
                 Read::End => {
                     self.readable = false;
-                    self.server.reset();
+                    // The next host's bytes can arrive before the kernel says that it is there:
+                    // between them and the end of input there is nothing to forget any more.
+                    if !std::mem::replace(&mut self.hostless, true) {
+                        self.server.forget_partial();
+                    }
                 }
                 Read::Lost(error) => return Err(error),
             }

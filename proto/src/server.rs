@@ -132,6 +132,12 @@ impl Server {
         self.output.clear();
     }
 
+    /// Forgets half a request: whoever sent it has gone. Replies stay for whoever comes next, who
+    /// has to sync anyway; with qemu-ga it is the same.
+    pub fn forget_partial(&mut self) {
+        self.deframer.reset();
+    }
+
     /// The next request that may start now. `may_start` is the agent's own gate, asked for the
     /// candidates in order.
     pub fn poll(

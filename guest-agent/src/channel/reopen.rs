@@ -5,7 +5,8 @@
 //!   Lost ───────▶ Opening ──────────────────────────▶ open, or Lost again
 //! ```
 //!
-//! Opening has a thread of its own, because making a socket on a frozen filesystem blocks.
+//! Opening has a thread of its own, because making a socket on a filesystem that somebody else
+//! froze blocks.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -61,11 +62,16 @@ impl Reopener {
         self.channels.iter().filter_map(|entry| entry.at).min()
     }
 
-    /// Starts the attempts that are due.
-    pub(crate) fn start_due(&mut self) {
+    /// Starts the attempts that are due. While filesystems are frozen no socket is made: the one
+    /// that it is to lie on may be among them.
+    pub(crate) fn start_due(&mut self, frozen: bool) {
         let now = Instant::now();
         for (index, entry) in self.channels.iter_mut().enumerate() {
             if entry.at.is_none_or(|at| at > now) {
+                continue;
+            }
+            if frozen && entry.config.method == "unix-listen" {
+                entry.at = Some(now + INTERVAL);
                 continue;
             }
             let (config, opened) = (entry.config.clone(), Arc::clone(&self.opened));

@@ -130,26 +130,25 @@ impl Group {
 
     /// A string, its escapes resolved: `\s` a blank, `\n`, `\t`, `\r`, `\\`.
     pub(crate) fn string(&self, key: &str) -> Result<Option<String>, KeyFileError> {
-        self.value(key)?
-            .map(|value| unescape(value).ok_or_else(|| KeyFileError::Value(key.to_owned())))
-            .transpose()
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let text = std::str::from_utf8(value)
+            .map_err(|_| KeyFileError::NotUtf8(key.to_owned(), lossy(value)))?;
+        unescape(text).map(Some).ok_or_else(|| KeyFileError::Value(key.to_owned()))
     }
 
     /// `true` or `1`, `false` or `0`.
     pub(crate) fn boolean(&self, key: &str) -> Result<Option<bool>, KeyFileError> {
-        match self.value(key)?.map(|value| value.trim_end_matches(is_blank)) {
+        match self.value(key).map(trim_end) {
             None => Ok(None),
-            Some("true" | "1") => Ok(Some(true)),
-            Some("false" | "0") => Ok(Some(false)),
+            Some(b"true" | b"1") => Ok(Some(true)),
+            Some(b"false" | b"0") => Ok(Some(false)),
             Some(_) => Err(KeyFileError::Value(key.to_owned())),
         }
     }
 
-    fn value(&self, key: &str) -> Result<Option<&str>, KeyFileError> {
+    fn value(&self, key: &str) -> Option<&[u8]> {
         let found = self.entries.iter().find(|(known, _)| known == key.as_bytes());
-        let Some((_, value)) = found else { return Ok(None) };
-        let text = std::str::from_utf8(value);
-        text.map(Some).map_err(|_| KeyFileError::NotUtf8(key.to_owned(), lossy(value)))
+        found.map(|(_, value)| value.as_slice())
     }
 }
 
@@ -214,18 +213,18 @@ fn unescape(value: &str) -> Option<String> {
     Some(text)
 }
 
-/// What C calls a space.
-fn is_blank(c: char) -> bool {
-    matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0B' | '\x0C')
+/// What GLib calls a space: not the vertical tab.
+fn is_blank(byte: &u8) -> bool {
+    byte.is_ascii_whitespace()
 }
 
 fn trim_start(bytes: &[u8]) -> &[u8] {
-    let blank = bytes.iter().take_while(|&&byte| is_blank(char::from(byte))).count();
+    let blank = bytes.iter().take_while(|byte| is_blank(byte)).count();
     &bytes[blank..]
 }
 
 fn trim_end(bytes: &[u8]) -> &[u8] {
-    let blank = bytes.iter().rev().take_while(|&&byte| is_blank(char::from(byte))).count();
+    let blank = bytes.iter().rev().take_while(|byte| is_blank(byte)).count();
     &bytes[..bytes.len() - blank]
 }
 

@@ -30,6 +30,7 @@ use rustix::io::Errno;
 use self::program::Program;
 use self::record::Child;
 pub(crate) use self::table::Programs;
+use crate::policy::Policy;
 use crate::worker::Reply;
 use crate::{errno, sys};
 
@@ -113,11 +114,11 @@ pub(crate) struct Executor {
 
 impl Executor {
     /// Starts the exec thread.
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(policy: Arc<Policy>) -> io::Result<Self> {
         // Ignored by whoever started the agent, it would leave no status to wait for.
         sys::signals::notice_children();
         let (executor, inbox) = Self::new()?;
-        let programs = Programs::new(executor.clone(), Limits::DEFAULT)?;
+        let programs = Programs::new(executor.clone(), Limits::DEFAULT, policy)?;
         std::thread::Builder::new()
             .name("exec".into())
             .stack_size(STACK)

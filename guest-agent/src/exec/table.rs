@@ -18,6 +18,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -31,6 +33,7 @@ use rustix::process::{Signal, kill_process};
 
 use super::record::{Child, ERRORS, INPUT, OUTPUT, Record};
 use super::{Executor, Limits, Message, Order, not_executed};
+use crate::policy::Policy;
 use crate::worker::Reply;
 use crate::{errno, log, sys};
 
@@ -61,6 +64,7 @@ struct Starting {
 pub(crate) struct Programs {
     executor: Executor,
     limits: Limits,
+    policy: Arc<Policy>,
     epoll: OwnedFd,
     records: BTreeMap<i32, Record>,
     /// The finished ones, in the order in which they finished.
@@ -74,12 +78,17 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    pub(super) fn new(executor: Executor, limits: Limits) -> std::io::Result<Self> {
+    pub(super) fn new(
+        executor: Executor,
+        limits: Limits,
+        policy: Arc<Policy>,
+    ) -> std::io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &executor.wake, EventData::new_u64(INBOX), EventFlags::IN)?;
         Ok(Self {
             executor,
             limits,
+            policy,
             epoll,
             records: BTreeMap::new(),
             finished: VecDeque::new(),
@@ -92,6 +101,14 @@ impl Programs {
 
     /// Starts a program; the reply follows when that has succeeded or failed.
     pub(crate) fn start(&mut self, order: Order, reply: Reply) {
+        let name = order.program.name();
+        if !self.policy.may_exec(Path::new(name)) {
+            let error = format!(
+                "Failed to execute child process “{name}” (the agent's policy does not allow this \
+                 program)"
+            );
+            return reply.send(Outcome::Error(QgaError::generic(error)));
+        }
         let bytes = order.input.as_ref().map_or(0, Vec::len);
         if let Err(error) = self.admit(bytes) {
             return reply.send(Outcome::Error(error));

@@ -9,6 +9,7 @@ mod mode;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use qga_proto::QgaError;
 use qga_proto::command::{FileReadBuilder, MAX_READ_COUNT, Whence};
@@ -32,13 +33,18 @@ const PLAIN_READ: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct FileTable {
     state: State,
-    policy: Policy,
+    policy: Arc<Policy>,
     files: BTreeMap<i64, OwnedFd>,
 }
 
 impl FileTable {
     pub(crate) fn new(state: State, policy: Policy) -> Self {
-        Self { state, policy, files: BTreeMap::new() }
+        Self { state, policy: Arc::new(policy), files: BTreeMap::new() }
+    }
+
+    /// The rules that it keeps, for others who keep them too.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy)
     }
 
     /// Opens a file and returns its handle.

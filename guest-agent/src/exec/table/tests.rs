@@ -17,7 +17,7 @@ struct Bench {
 impl Bench {
     fn new(limits: Limits) -> Self {
         let (executor, inbox) = Executor::new().unwrap();
-        let programs = Programs::new(executor, limits).unwrap();
+        let programs = Programs::new(executor, limits, Arc::default()).unwrap();
         Self { programs, inbox, completions: Completions::new().unwrap() }
     }
 
