@@ -8,6 +8,10 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::bed::{AGENT, Agent, LIMIT, wait_for};
 
@@ -171,6 +175,28 @@ impl Cell {
     }
 }
 
+impl Cell {
+    /// Kills all processes of the namespace but its holder; whether there were any.
+    fn kill_others(&self) -> bool {
+        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        let holder = self.holder.id().to_string();
+        let Some(ours) = namespace(&holder) else { return false };
+        assert_ne!(namespace("self").as_ref(), Some(&ours), "DANGER: not a namespace of its own");
+        let mut any = false;
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().into_string() else { continue };
+            if pid != holder
+                && namespace(&pid).as_ref() == Some(&ours)
+                && let Some(process) = pid.parse().ok().and_then(Pid::from_raw)
+            {
+                any = true;
+                let _ = kill_process(process, Signal::KILL);
+            }
+        }
+        any
+    }
+}
+
 impl Drop for Cell {
     fn drop(&mut self) {
         // From the outside in: what is on a frozen filesystem cannot be thawed before it is.
@@ -178,6 +204,12 @@ impl Drop for Cell {
                         fsfreeze -u \"$m\" 2>/dev/null || true
                     done";
         let _ = self.enter("sh").args(["-c", thaw]).status();
+        // Whatever a test left running in here would outlive the directory below its root, and
+        // the kernel then keeps the mounts for good.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.kill_others() && Instant::now() < deadline {
+            let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 5_000_000 }));
+        }
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }

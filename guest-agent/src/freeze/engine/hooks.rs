@@ -48,6 +48,7 @@ impl<K: Kernel> Engine<K> {
         let (kernel, outbox, told) =
             (Arc::clone(&self.kernel), self.outbox.clone(), Arc::clone(&stop));
         let patience = self.settings.hook_timeout;
+        self.report.publish_hook(Some(verb.as_str()));
         let spawned = {
             let path = path.clone();
             std::thread::Builder::new().name("hook".into()).stack_size(STACK).spawn(move || {
@@ -55,11 +56,10 @@ impl<K: Kernel> Engine<K> {
                 drop(outbox.send(Message::HookEnded(number, end)));
             })
         };
-        if let Err(e) = spawned {
-            return Err(HookFault::Failed(failed(&errno::of(&e))));
-        }
-        self.report.publish_hook(Some(verb.as_str()));
-        let result = self.wait_for_hook(number, verb, &stop);
+        let result = match spawned {
+            Ok(_) => self.wait_for_hook(number, verb, &stop),
+            Err(e) => Err(HookFault::Failed(failed(&errno::of(&e)))),
+        };
         self.report.publish_hook(None);
         result.map_err(|fault| match fault {
             // qemu-ga's text for a thaw; a freeze says which program it was.

@@ -186,8 +186,8 @@ impl Bed {
             (outbox.clone(), inbox),
         );
         engine.patience = Patience {
-            each: Duration::from_millis(20),
-            all: Duration::from_millis(40),
+            each: Duration::from_millis(100),
+            all: Duration::from_millis(600),
             hook: Duration::from_secs(5),
         };
         engine.load();
@@ -422,7 +422,7 @@ fn the_report_tells_each_result_while_a_freeze_hangs() {
     bed.hang("/b");
     bed.freeze();
     bed.kernel.wait_for("freeze /b");
-    bed.phase.set(Phase::Freezing);
+    bed.wait_for(|bed| bed.read().filesystems[1].freeze == FreezeResult::Freezing);
     let report = bed.read();
     assert_eq!((report.state, report.generation, report.count), (FreezeState::Freezing, 1, None));
     let results: Vec<_> =
