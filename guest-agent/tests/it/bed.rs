@@ -1,6 +1,6 @@
 //! An agent that listens on a socket in a temporary directory, and clients for it.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -130,7 +130,11 @@ impl Client {
                 break end;
             }
             let mut buffer = [0; 65536];
-            let n = self.stream.read(&mut buffer).expect("an answer in time");
+            let n = match self.stream.read(&mut buffer) {
+                // A read with a time limit is not taken up again by the kernel.
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                done => done.expect("an answer in time"),
+            };
             assert!(n > 0, "the agent closed the connection");
             self.received.extend_from_slice(&buffer[..n]);
         };
