@@ -36,13 +36,13 @@ impl House {
     /// A house, unless it cannot be built on this machine.
     fn new(program: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
-            println!("skipped: not root");
+            qga_testing::unavailable("not root");
             return None;
         }
         let mut namespaces = Command::new("unshare");
         namespaces.args(["-m", "true"]).stderr(Stdio::null());
         if !namespaces.status().is_ok_and(|status| status.success()) {
-            println!("skipped: no mount namespace of its own");
+            qga_testing::unavailable("no mount namespace of its own");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -283,7 +283,7 @@ fn crypt(password: &str, hash: &str) -> Option<String> {
 fn a_password_that_was_set_verifies() {
     let Some(mut house) = House::new(AGENT) else { return };
     if !Path::new("/usr/sbin/chpasswd").exists() {
-        return println!("skipped: no chpasswd on this machine");
+        return qga_testing::unavailable("no chpasswd on this machine");
     }
     let hash = |house: &House| {
         let shadow = house.read("etc/shadow");
@@ -301,7 +301,7 @@ fn a_password_that_was_set_verifies() {
         let found = hash(&house);
         match crypt("se:cret", &found) {
             Some(computed) => assert_eq!(computed, found),
-            None => println!("skipped: nothing that knows crypt(3) on this machine"),
+            None => qga_testing::unavailable("nothing that knows crypt(3) on this machine"),
         }
     }
     // "$6$abcd$x"

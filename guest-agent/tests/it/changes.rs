@@ -140,7 +140,7 @@ fn suspend(program: &str, scripts: &[(&str, &str)], mode: &str) -> Option<(Vec<S
     let namespace = match crate::namespace::Namespace::new(&["-m"], MACHINE) {
         Ok(namespace) => namespace,
         Err(reason) => {
-            println!("skipped: {reason}");
+            qga_testing::unavailable(&reason);
             return None;
         }
     };

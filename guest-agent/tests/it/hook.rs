@@ -17,7 +17,7 @@ fn cell_with(script: &str) -> Option<Cell> {
     let cell = match Cell::new() {
         Ok(cell) => cell,
         Err(reason) => {
-            println!("skipped: {reason}");
+            qga_testing::unavailable(&reason);
             return None;
         }
     };

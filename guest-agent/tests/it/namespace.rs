@@ -70,7 +70,7 @@ macro_rules! namespace_or_skip {
         match $crate::namespace::Namespace::new($flags, $setup) {
             Ok(namespace) => namespace,
             Err(reason) => {
-                println!("skipped: {reason}");
+                qga_testing::unavailable(&reason);
                 return;
             }
         }

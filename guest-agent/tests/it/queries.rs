@@ -220,7 +220,7 @@ fn routes_are_the_kernels() {
 #[test]
 fn users_are_those_of_utmp_as_qemu_ga_sees_them() {
     if !cfg!(target_arch = "x86_64") {
-        println!("skipped: the recorded utmp is one of x86_64");
+        qga_testing::unavailable("the recorded utmp is one of x86_64");
         return;
     }
     let utmp = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/utmp/x86_64");
