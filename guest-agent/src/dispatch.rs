@@ -79,7 +79,7 @@ impl Dispatch {
         let Job { ticket, info, request } = job;
         let frozen = self.freezer.phase() != Phase::Thawed;
         let filter = &self.filters[channel];
-        let allowed = if frozen { info.allowed_while_frozen } else { filter.allows(info.name) };
+        let allowed = filter.allows_now(info, frozen);
         if !allowed {
             return Some(Outcome::Error(QgaError::disabled(info.name)));
         }

@@ -31,8 +31,19 @@ impl Filter {
         Self { off: COMMANDS.iter().filter(off).map(|info| info.name).collect() }
     }
 
+    /// Whether a command runs now. While filesystems are frozen qemu-ga's six do, whatever the lists
+    /// say, and of our extensions for freezing those that the lists leave on.
+    pub(crate) fn allows_now(&self, info: &CommandInfo, frozen: bool) -> bool {
+        let listed = || self.allows(info.name);
+        if frozen {
+            info.allowed_while_frozen && (!info.is_extension() || listed())
+        } else {
+            listed()
+        }
+    }
+
     /// Whether the lists leave a command on.
-    pub(crate) fn allows(&self, name: &str) -> bool {
+    fn allows(&self, name: &str) -> bool {
         !self.off.contains(&name)
     }
 }

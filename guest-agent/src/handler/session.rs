@@ -35,10 +35,7 @@ fn info(view: &View, request: &Request) -> Result<Outcome, QgaError> {
     let GuestInfo {} = request.arguments()?;
     let commands = COMMANDS.iter().rev().map(|info| AgentCommand {
         name: info.name.to_owned(),
-        enabled: match view.frozen {
-            true => info.allowed_while_frozen,
-            false => view.filter.allows(info.name),
-        },
+        enabled: view.filter.allows_now(info, view.frozen),
         success_response: Some(info.success_response),
     });
     Ok(Outcome::value(&AgentInfo {
