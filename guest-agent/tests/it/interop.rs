@@ -1,17 +1,41 @@
 //! Side by side with the real qemu-ga, where it is installed: the same requests, the same bytes.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::bed::{AGENT, Agent, Bed, Client};
+use crate::skip;
 
-/// Where it is, if it is installed.
+/// Where it is: installed, or as `scripts/fetch-guest` unpacks it.
 pub(crate) fn qemu_ga() -> Option<PathBuf> {
     let known = ["/usr/sbin/qemu-ga", "/usr/bin/qemu-ga", "/sbin/qemu-ga"];
-    let found = known.iter().map(PathBuf::from).find(|path| path.exists());
+    let found = known.iter().map(PathBuf::from).find(|path| path.exists()).or_else(unpacked);
     if found.is_none() {
-        println!("skipped: no qemu-ga on this machine");
+        skip("no qemu-ga on this machine");
     }
     found
+}
+
+/// The unpacked one needs the loader and the libraries that it came with, so it is started by a
+/// script.
+fn unpacked() -> Option<PathBuf> {
+    let stock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guest/stock");
+    let stock = stock.canonicalize().ok()?;
+    let script = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o755))
+        .tempfile_in(env!("CARGO_TARGET_TMPDIR"))
+        .ok()?;
+    let text = format!(
+        "#!/bin/sh\nexec {0}/lib64/ld-linux-x86-64.so.2 --library-path {0}/usr/lib/x86_64-linux-gnu \
+         {0}/usr/sbin/qemu-ga \"$@\"\n",
+        stock.display()
+    );
+    std::fs::write(script.path(), text).ok()?;
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("qemu-ga");
+    // Replaced at once: other tests may be running it.
+    script.persist(&place).ok()?;
+    Some(place)
 }
 
 /// What 7.2 words differently from the release that the agent follows.

@@ -15,6 +15,8 @@ mod channels;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod disks;
 #[cfg(test)]
 mod dispatcher;
@@ -46,3 +48,10 @@ mod queries;
 mod stuck;
 #[cfg(test)]
 mod wire;
+
+/// Says why a test does nothing, or fails where everything must run (`QGA_E2E_REQUIRE` set).
+#[cfg(test)]
+fn skip(reason: &str) {
+    assert!(std::env::var_os("QGA_E2E_REQUIRE").is_none(), "may not be skipped: {reason}");
+    println!("skipped: {reason}");
+}
