@@ -25,6 +25,8 @@ mod exec;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod flat;
+#[cfg(test)]
 mod freeze;
 #[cfg(test)]
 mod hook;
@@ -40,6 +42,8 @@ mod mounts;
 mod namespace;
 #[cfg(test)]
 mod options;
+#[cfg(test)]
+mod played;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
