@@ -43,7 +43,7 @@ impl Filter {
     }
 
     /// Whether the lists leave a command on.
-    fn allows(&self, name: &str) -> bool {
+    pub(crate) fn allows(&self, name: &str) -> bool {
         !self.off.contains(&name)
     }
 }

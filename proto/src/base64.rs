@@ -99,13 +99,14 @@ impl<'de> Deserialize<'de> for Base64Text {
     }
 }
 
-/// GLib's rules as qemu-ga exposes them: groups of four sextets, `=` counts as a zero
-/// sextet and shortens its group, whatever does not fill a group is dropped.
+/// GLib's rules as qemu-ga exposes them: groups of four sextets, whatever does not fill one is
+/// dropped. `=` counts as a zero sextet anywhere; as the third or fourth of a group it takes away
+/// the second or third byte.
 fn decode_leniently(text: &[u8]) -> Result<Vec<u8>, InvalidBase64> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     let mut group = 0u32;
+    let mut kept = [true; 4];
     let mut sextets = 0;
-    let mut padding = 0;
     for &byte in text {
         let sextet = match byte {
             b'A'..=b'Z' => byte - b'A',
@@ -113,20 +114,19 @@ fn decode_leniently(text: &[u8]) -> Result<Vec<u8>, InvalidBase64> {
             b'0'..=b'9' => byte - b'0' + 52,
             b'+' => 62,
             b'/' => 63,
-            b'=' => {
-                padding += 1;
-                0
-            }
+            b'=' => 0,
             b'\n' => continue,
             _ => return Err(InvalidBase64),
         };
         group = group << 6 | u32::from(sextet);
+        kept[sextets] = byte != b'=';
         sextets += 1;
         if sextets == 4 {
             let [_, a, b, c] = group.to_be_bytes();
-            let kept = 3_usize.saturating_sub(padding);
-            bytes.extend_from_slice(&[a, b, c][..kept]);
-            (group, sextets, padding) = (0, 0, 0);
+            bytes.push(a);
+            bytes.extend(kept[2].then_some(b));
+            bytes.extend(kept[3].then_some(c));
+            (group, sextets) = (0, 0);
         }
     }
     Ok(bytes)
@@ -152,6 +152,10 @@ mod tests {
         assert_eq!(lenient("QQ==").unwrap(), b"A");
         assert_eq!(lenient("").unwrap(), b"");
         assert_eq!(lenient("QU\nJD\nQQ==\n").unwrap(), b"ABCA");
+        // Padding in places where it means nothing.
+        assert_eq!(lenient("QU=D").unwrap(), [0x41, 0x03]);
+        assert_eq!(lenient("QUJD====").unwrap(), b"ABC\0");
+        assert_eq!(lenient("=QUJ").unwrap(), [0x01, 0x05, 0x09]);
         // An incomplete group is dropped.
         assert_eq!(lenient("QUJ").unwrap(), b"");
         assert_eq!(lenient("QUJDRA").unwrap(), b"ABC");

@@ -7,8 +7,10 @@
 mod mode;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use qga_proto::QgaError;
@@ -160,7 +162,13 @@ fn failed(what: &str, e: Errno) -> QgaError {
 /// Creating comes first and alone, so that a dangling link or another's file is never created
 /// through. The mode is 0666 less the umask; qemu-ga leaves every file that it creates at 0666.
 fn open_or_create(policy: &Policy, path: &str, mode: OpenMode) -> Result<OwnedFd, OpenError> {
-    let open_with = |flags| policy.open(Path::new(path), flags, Mode::from_raw_mode(0o666));
+    // qemu-ga carries U+0000 as two bytes that C does not take for an end.
+    let bytes = path.as_bytes().iter().flat_map(|byte| match byte {
+        0 => &[0xC0, 0x80],
+        byte => std::slice::from_ref(byte),
+    });
+    let path = PathBuf::from(OsString::from_vec(bytes.copied().collect()));
+    let open_with = |flags| policy.open(&path, flags, Mode::from_raw_mode(0o666));
     if mode.create {
         match open_with(mode.flags | OFlags::CREATE | OFlags::EXCL) {
             Err(OpenError::Errno(Errno::EXIST)) => {}

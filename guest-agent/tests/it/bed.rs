@@ -151,6 +151,14 @@ impl Client {
         text
     }
 
+    /// Appends what has come, at least one byte.
+    pub(crate) fn receive(&mut self, received: &mut Vec<u8>) {
+        let mut buffer = [0; 65536];
+        let n = self.stream.read(&mut buffer).expect("an answer in time");
+        assert!(n > 0, "the agent closed the connection");
+        received.extend_from_slice(&buffer[..n]);
+    }
+
     pub(crate) fn ask(&mut self, request: impl AsRef<[u8]>) -> String {
         self.send(request);
         self.line()

@@ -15,6 +15,8 @@ mod channels;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod disks;
 #[cfg(test)]
 mod dispatcher;
@@ -22,6 +24,8 @@ mod dispatcher;
 mod exec;
 #[cfg(test)]
 mod files;
+#[cfg(test)]
+mod flat;
 #[cfg(test)]
 mod freeze;
 #[cfg(test)]
@@ -38,6 +42,8 @@ mod mounts;
 mod namespace;
 #[cfg(test)]
 mod options;
+#[cfg(test)]
+mod played;
 #[cfg(test)]
 mod process;
 #[cfg(test)]

@@ -244,6 +244,10 @@ impl<'de> Deserialize<'de> for Whence {
                     .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))
             }
 
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Whence, E> {
+                Err(E::invalid_value(de::Unexpected::Float(number), &self))
+            }
+
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Whence, E> {
                 match name {
                     "set" => Ok(Whence::Set),

@@ -99,6 +99,11 @@ impl de::Error for ArgumentError {
     fn invalid_type(_: Unexpected<'_>, _: &dyn de::Expected) -> Self {
         Self::Unwanted
     }
+
+    /// A number that an integer cannot hold.
+    fn invalid_value(_: Unexpected<'_>, _: &dyn de::Expected) -> Self {
+        Self::Type("integer")
+    }
 }
 
 /// A value on its way into a type; `None` if the member is absent.
@@ -129,7 +134,17 @@ impl<'de> Argument<'de, '_> {
             (TokenKind::Integer, Err(_), Ok(number)) => visitor.visit_u64(number),
             _ => return Err(self.wrong_type("integer")),
         };
-        read.map_err(|_| self.wrong_type("integer"))
+        read.map_err(|error| match error {
+            ArgumentError::Type(_) => error.located(self.path),
+            _ => self.wrong_type("integer"),
+        })
+    }
+
+    /// QEMU has words of its own for what is none of these.
+    fn unsigned<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ArgumentError> {
+        self.present()?;
+        let refused = || ArgumentError::Text(format!("Parameter '{}' expects uint64", self.path));
+        self.integer(visitor).map_err(|_| refused())
     }
 
     fn string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ArgumentError> {
@@ -153,7 +168,12 @@ impl<'de> Argument<'de, '_> {
         let value = self.present()?;
         let text = std::str::from_utf8(value.raw()).unwrap_or_default();
         match (value.kind(), text.parse()) {
-            (TokenKind::Integer | TokenKind::Float, Ok(number)) => visitor.visit_f64(number),
+            (TokenKind::Integer | TokenKind::Float, Ok(number)) => {
+                visitor.visit_f64(number).map_err(|error: ArgumentError| match error {
+                    ArgumentError::Unwanted => self.wrong_type("integer"),
+                    error => error.located(self.path),
+                })
+            }
             _ => Err(self.wrong_type("number")),
         }
     }
@@ -171,7 +191,8 @@ impl<'de> Deserializer<'de> for Argument<'de, '_> {
     type Error = ArgumentError;
 
     read_as!(integer: deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
-        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64);
+        deserialize_u8 deserialize_u16 deserialize_u32);
+    read_as!(unsigned: deserialize_u64);
     read_as!(number: deserialize_f32 deserialize_f64);
     read_as!(string: deserialize_str deserialize_string deserialize_char deserialize_bytes
         deserialize_byte_buf deserialize_identifier);
@@ -180,6 +201,7 @@ impl<'de> Deserializer<'de> for Argument<'de, '_> {
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ArgumentError> {
         match self.present()?.kind() {
             TokenKind::Integer => self.integer(visitor),
+            TokenKind::Float => self.number(visitor),
             TokenKind::String => self.string(visitor),
             TokenKind::Keyword => self.boolean(visitor),
             TokenKind::ObjectStart if self.alternate.is_none() => {

@@ -79,7 +79,12 @@ fn alternates_are_named_in_type_errors_and_not_in_value_errors() {
     assert_eq!(seek("'end'"), Ok(Whence::End));
     assert_eq!(seek("7"), Ok(Whence::Number(7)));
     assert_eq!(seek("'foo'"), Err("Parameter 'whence' does not accept value 'foo'".into()));
-    for json in ["true", "null", "1.0", "[]", "{}"] {
+    // A number has chosen the integer among the alternatives.
+    for json in ["1.0", "9223372036854775808"] {
+        let text = "Invalid parameter type for 'whence', expected: integer";
+        assert_eq!(seek(json), Err(text.into()), "{json}");
+    }
+    for json in ["true", "null", "[]", "{}"] {
         assert_eq!(
             seek(json),
             Err("Invalid parameter type for 'whence', expected: GuestFileWhence".into()),
