@@ -17,6 +17,7 @@ use super::counters::{Counters, CountersSnapshot};
 use super::link::{Link, LinkState, LinkStatus};
 use super::queue::{Priority, Queue};
 use crate::config::{Config, Limits, Mode, Timeouts, VmConfig};
+use crate::printable::printable;
 
 /// A VM, as the rest of the gateway knows it.
 #[derive(Clone, Debug)]
@@ -139,19 +140,19 @@ pub enum CallError {
         after: Duration,
     },
     /// The link broke, or fell out of step, after the command had left: its outcome is unknown.
-    #[error("interrupted: {reason}")]
+    #[error("interrupted: {}", printable(reason))]
     Interrupted {
         /// What happened.
         reason: String,
     },
     /// The answer makes no sense: what the command did is unknown.
-    #[error("unintelligible answer: {reason}")]
+    #[error("unintelligible answer: {}", printable(reason))]
     BadReply {
         /// What is wrong with it.
         reason: String,
     },
     /// The agent answered with an error.
-    #[error("the agent says: {0}")]
+    #[error("the agent says: {}", printable(&.0.to_string()))]
     Agent(QgaError),
     /// The agent does not have that command.
     #[error("the agent does not have that command")]
