@@ -4,7 +4,6 @@
 //! hangs up leaves its lease to the guardian. The table here is only what everybody may read.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -109,7 +108,6 @@ pub(super) type Reply = oneshot::Sender<Result<Lease, FreezeError>>;
 #[derive(Debug)]
 pub(super) struct Table {
     settings: Arc<Settings>,
-    stopping: AtomicBool,
     rows: Mutex<Rows>,
     /// How many leases are not over.
     active: watch::Sender<usize>,
@@ -129,12 +127,13 @@ struct Row {
     guardian: mpsc::Sender<Control>,
 }
 
+    /// No lease is taken any more.
+    stopping: bool,
 impl Leases {
     /// An empty table with the registry's limits.
     pub fn new(registry: &Registry) -> Self {
         Self(Arc::new(Table {
             settings: registry.settings().clone(),
-            stopping: AtomicBool::new(false),
             rows: Mutex::default(),
             active: watch::Sender::new(0),
         }))
@@ -249,9 +248,12 @@ impl Leases {
     /// Thaws everything, for a stop: nobody would be left to do it. Takes no new leases, and no
     /// longer than `grace`.
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
-        self.0.stopping.store(true, Ordering::Relaxed);
         let until = Instant::now() + grace;
-        let held: Vec<LeaseId> = self.0.rows().active.values().cloned().collect();
+        let held: Vec<LeaseId> = {
+            let mut rows = self.0.rows();
+            rows.stopping = true;
+            rows.active.values().cloned().collect()
+        };
         for id in &held {
             let guardian = self.0.rows().leases.get(id).map(|row| row.guardian.clone());
             let (reply, _) = oneshot::channel();
@@ -299,7 +301,9 @@ impl Table {
 
     /// One active lease per VM.
     fn insert(&self, lease: Lease, guardian: mpsc::Sender<Control>) -> Result<(), FreezeError> {
-        if self.stopping.load(Ordering::Relaxed) {
+        let mut rows = self.rows();
+        // Under the lock: a stop that has looked at all leases has no other one behind it.
+        if rows.stopping {
             return Err(FreezeError::Stopping);
         }
         let mut rows = self.rows();
