@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use qga_proto::command::CommandInfo;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -43,6 +44,14 @@ pub enum FreezeError {
     /// A command failed. For a freeze: nothing is frozen. For a thaw: the gateway goes on trying.
     #[error(transparent)]
     Call(CallError),
+    /// What goes before a freeze failed, so no freeze was sent.
+    #[error("no freeze was sent: {}: {source}", command.name)]
+    NotBegun {
+        /// What failed.
+        command: &'static CommandInfo,
+        /// How.
+        source: CallError,
+    },
     /// The guest froze nothing.
     #[error("there was nothing to freeze")]
     NothingToFreeze,
@@ -52,6 +61,9 @@ pub enum FreezeError {
         /// Their lease; none if it was not frozen through this gateway.
         lease: Option<LeaseId>,
     },
+    /// The freeze was sent, and the guest refused it because somebody else had just frozen it.
+    #[error("the VM was frozen by somebody else meanwhile")]
+    FrozenMeanwhile,
     /// Fewer than were named could be frozen; everything was thawed again.
     #[error("only {frozen} of {wanted} mount points could be frozen; they were thawed again")]
     Incomplete {
@@ -115,6 +127,8 @@ pub(super) struct Table {
 
 #[derive(Debug, Default)]
 struct Rows {
+    /// No lease is taken any more.
+    stopping: bool,
     leases: HashMap<LeaseId, Row>,
     active: BTreeMap<VmId, LeaseId>,
     /// In the order of their ends.
@@ -127,8 +141,6 @@ struct Row {
     guardian: mpsc::Sender<Control>,
 }
 
-    /// No lease is taken any more.
-    stopping: bool,
 impl Leases {
     /// An empty table with the registry's limits.
     pub fn new(registry: &Registry) -> Self {
@@ -306,7 +318,6 @@ impl Table {
         if rows.stopping {
             return Err(FreezeError::Stopping);
         }
-        let mut rows = self.rows();
         if let Some(holder) = rows.active.get(&lease.vm) {
             return Err(FreezeError::AlreadyFrozen { lease: Some(holder.clone()) });
         }
