@@ -72,6 +72,8 @@ pub(super) struct Session<'a> {
     surplus: Surplus,
     /// Bytes received since events were last taken.
     unjudged: usize,
+    /// The sync that is out was sent behind calls, which may take their time.
+    doubting: bool,
     echoes_id: bool,
     delimited: bool,
 }
@@ -124,6 +126,7 @@ impl<'a> Session<'a> {
             settle_at: None,
             surplus: Surplus::new(now),
             unjudged: 0,
+            doubting: false,
             echoes_id: false,
             delimited: false,
         }
@@ -163,6 +166,7 @@ impl<'a> Session<'a> {
             self.client.handle_timeout(now.into_std());
             self.take_events(now)?;
             self.time_sync(now)?;
+            self.settle_doubt()?;
             self.send_due(now)?;
             self.flush()?;
             self.expire_queue(now);

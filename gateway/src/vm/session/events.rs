@@ -49,6 +49,7 @@ impl Session<'_> {
         let unsure = !self.was_up || matches!(self.stage, Stage::Silent { .. });
         self.stage = Stage::Up;
         self.was_up = true;
+        self.doubting = false;
         self.idle_since = now;
         self.surplus.late = 0;
         for pending in self.resyncs.drain(..) {
@@ -171,6 +172,9 @@ impl Session<'_> {
             Err(_) if pending.silent_success() => pending.answer(Ok(None)),
             Err(ReplyError::TimedOut) => {
                 self.vm.counters.timeouts.add(1);
+                if std::mem::take(&mut self.doubting) {
+                    self.vm.disrupted();
+                }
                 self.surplus.late = self.surplus.late.max(*reply_cap);
                 let name = info.name;
                 tracing::info!(

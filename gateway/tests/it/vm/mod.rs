@@ -9,6 +9,7 @@ mod links;
 mod modes;
 mod old_agent;
 mod qemu_ga;
+mod thaws;
 
 use std::path::Path;
 use std::time::Duration;
