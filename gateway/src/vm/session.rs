@@ -72,6 +72,8 @@ pub(super) struct Session<'a> {
     surplus: Surplus,
     /// Bytes received since events were last taken.
     unjudged: usize,
+    /// Those of them that were empty lines.
+    empty: usize,
     /// The sync that is out was sent behind calls, which may take their time.
     doubting: bool,
     echoes_id: bool,
@@ -126,6 +128,7 @@ impl<'a> Session<'a> {
             settle_at: None,
             surplus: Surplus::new(now),
             unjudged: 0,
+            empty: 0,
             doubting: false,
             echoes_id: false,
             delimited: false,
@@ -222,6 +225,7 @@ impl<'a> Session<'a> {
     fn received(&mut self, bytes: &[u8]) {
         self.vm.counters.bytes_received.add(bytes.len());
         self.unjudged += bytes.len();
+        self.empty += self.surplus.empty_lines(bytes);
         self.client.receive(Instant::now().into_std(), bytes);
     }
 

@@ -18,6 +18,7 @@ use crate::vm::link::LinkState;
 impl Session<'_> {
     pub(super) fn take_events(&mut self, now: Instant) -> io::Result<()> {
         let bytes = std::mem::take(&mut self.unjudged);
+        let empty = std::mem::take(&mut self.empty);
         let (mut answers, mut drops) = (false, false);
         while let Some(event) = self.client.poll_event() {
             answers |= matches!(event, ClientEvent::Synced { .. } | ClientEvent::Reply { .. });
@@ -38,6 +39,8 @@ impl Session<'_> {
         }
         if drops || !answers && self.client.in_flight() == 0 {
             self.surplus.add(bytes);
+        } else if empty > 0 {
+            self.surplus.add(empty);
         }
         if self.client.needs_sync() && matches!(self.stage, Stage::Up) {
             self.start_sync()?;
