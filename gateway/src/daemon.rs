@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{self, State};
 use crate::config::{Config, Listen};
-use crate::server::{Tcp, Unix, serve};
+use crate::server::{Tcp, Unix, raise_descriptors, serve};
 use crate::vm::{Leases, Registry};
 
 /// Of the time for a stop, the part that requests in hand may use.
@@ -33,6 +33,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let stopping = CancellationToken::new();
     let tracker = TaskTracker::new();
+    // Before the first of many.
+    raise_descriptors(config.vms.len());
     let (unix, tcp) = listen(&config.listen).await?;
     let registry = Registry::start(&config);
     let leases = Leases::new(&registry);

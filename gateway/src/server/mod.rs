@@ -1,5 +1,6 @@
 //! Listeners and their connections: bounded in number, in headers and in time.
 
+mod descriptors;
 mod tcp;
 mod token;
 mod unix;
@@ -19,14 +20,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::descriptors::max_connections;
 use crate::api::Front;
 use crate::api::access::Access;
 
+pub use descriptors::raise_descriptors;
 pub use tcp::{Tcp, TcpError};
 pub use token::TokenError;
 pub use unix::{Unix, UnixError};
 
-/// Connections at once on one listener. Each listener has its own number, so that nobody on
+/// Connections at once on one listener, descriptors permitting. Each listener has its own number, so that nobody on
 /// loopback can keep those out who may use the Unix socket.
 const MAX_CONNECTIONS: usize = 1024;
 
@@ -55,7 +58,7 @@ pub async fn serve<L: Listener>(
     tracker: TaskTracker,
     stopping: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(max_connections()));
     loop {
         let accepted = tokio::select! {
             () = stopping.cancelled() => return,
