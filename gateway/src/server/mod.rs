@@ -1,6 +1,7 @@
 //! Listeners and their connections: bounded in number, in headers and in time.
 
 mod descriptors;
+mod patient;
 mod tcp;
 mod token;
 mod unix;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::descriptors::max_connections;
+use self::patient::Patient;
 use crate::api::Front;
 use crate::api::access::Access;
 
@@ -35,6 +37,9 @@ const MAX_CONNECTIONS: usize = 1024;
 
 /// How long a request's headers may take, and how long a connection may be idle between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a client may take none of its answer.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 
 const MAX_HEADERS: usize = 64;
 
@@ -103,7 +108,7 @@ where
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, WRITE_PATIENCE)), service);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
