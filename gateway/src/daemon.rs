@@ -1,8 +1,8 @@
 //! The life of the process: listen, serve, and on a stop drain within a bound.
 //!
 //! ```text
-//! listening --> ready --(SIGTERM, SIGINT)--> draining --> thawing --> closed
-//!                                               |            |
+//! listening --> ready --(SIGTERM, SIGINT)--> draining and thawing --> closed
+//!                                               |
 //!                                               +-- grace over: say what is left, and exit
 //! ```
 
@@ -17,10 +17,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{self, State};
 use crate::config::{Config, Listen};
-use crate::server::{Tcp, Unix, serve};
+use crate::server::{Tcp, Unix, raise_descriptors, serve};
 use crate::vm::{Leases, Registry};
 
-/// Of the time for a stop, the part that requests in hand may use; the rest is for thawing.
+/// Of the time for a stop, the part that requests in hand may use.
 const DRAIN_SHARE: u32 = 3;
 
 /// Serves until SIGTERM or SIGINT, then drains.
@@ -33,6 +33,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let stopping = CancellationToken::new();
     let tracker = TaskTracker::new();
+    // Before the first of many.
+    raise_descriptors(config.vms.len());
     let (unix, tcp) = listen(&config.listen).await?;
     let registry = Registry::start(&config);
     let leases = Leases::new(&registry);
@@ -71,15 +73,15 @@ async fn listen(listen: &Listen) -> anyhow::Result<(Unix, Option<Tcp>)> {
     Ok((unix, Some(tcp)))
 }
 
-/// Lets requests finish, then thaws what is frozen: with nobody left to do it at its deadline, a
-/// guest would stay frozen.
+/// Lets requests finish, and thaws what is frozen meanwhile: with nobody left to do it at its
+/// deadline, a guest would stay frozen.
 async fn drain(tracker: &TaskTracker, leases: &Leases, grace: Duration) {
-    let end = Instant::now() + grace;
     tracker.close();
-    if timeout_at(Instant::now() + grace / DRAIN_SHARE, tracker.wait()).await.is_err() {
+    let requests = timeout_at(Instant::now() + grace / DRAIN_SHARE, tracker.wait());
+    let (requests, report) = tokio::join!(requests, leases.shutdown(grace));
+    if requests.is_err() {
         tracing::warn!("{} connections or listeners are still busy; going on", tracker.len());
     }
-    let report = leases.shutdown(end.saturating_duration_since(Instant::now())).await;
     if report.thawed > 0 {
         tracing::info!("thawed {} frozen VMs", report.thawed);
     }

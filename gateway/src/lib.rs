@@ -9,6 +9,7 @@ pub mod api;
 pub mod config;
 pub mod daemon;
 pub mod principal;
+mod printable;
 pub mod server;
 pub mod telemetry;
 pub mod vm;

@@ -58,7 +58,7 @@ fn execute(arguments: Arguments) -> anyhow::Result<()> {
 
 fn run(config: &Path, format: LogFormat) -> anyhow::Result<()> {
     let config = Config::load(config)?;
-    telemetry::init(format)?;
+    let _logs = telemetry::init(format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -10,7 +10,9 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-pub(crate) use problem::{Outcome, Problem, ProblemBody, ProblemNote, printable};
+pub(crate) use problem::{Outcome, Problem, ProblemBody, ProblemNote};
+
+pub(crate) use crate::printable::printable;
 
 /// What went wrong, for programs. Codes are only ever added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]

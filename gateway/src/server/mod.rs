@@ -1,5 +1,7 @@
 //! Listeners and their connections: bounded in number, in headers and in time.
 
+mod descriptors;
+mod patient;
 mod refusal;
 mod tcp;
 mod token;
@@ -21,15 +23,18 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::descriptors::max_connections;
+use self::patient::Patient;
 use self::refusal::{Exchange, Refusing};
 use crate::api::access::Access;
 use crate::api::{Front, MAX_HEAD_BYTES, MAX_HEADERS, Refusal};
 
+pub use descriptors::raise_descriptors;
 pub use tcp::{Tcp, TcpError};
 pub use token::TokenError;
 pub use unix::{Unix, UnixError};
 
-/// Connections at once on one listener. Each listener has its own number, so that nobody on
+/// Connections at once on one listener, descriptors permitting. Each listener has its own number, so that nobody on
 /// loopback can keep those out who may use the Unix socket.
 const MAX_CONNECTIONS: usize = 1024;
 
@@ -38,6 +43,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a client may take to read why it is refused.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a client may take none of its answer.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where connections come from.
 pub trait Listener: Send + 'static {
@@ -56,7 +64,7 @@ pub async fn serve<L: Listener>(
     tracker: TaskTracker,
     stopping: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(max_connections()));
     loop {
         let accepted = tokio::select! {
             () = stopping.cancelled() => return,
@@ -101,6 +109,7 @@ where
             Ok::<_, Infallible>(response.map(|body| open.until_sent(body)))
         }
     });
+    let stream = Patient::new(stream, WRITE_PATIENCE);
     let stream = Refusing::new(stream, front.clone(), exchange.clone());
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -31,6 +31,8 @@ pub(super) struct Discovery {
     found: BTreeMap<PathBuf, VmId>,
     /// Sockets that cannot be had, so that each is told of once.
     complained: BTreeSet<PathBuf>,
+    /// Directories that cannot be looked into, so that each is told of once.
+    unknown: BTreeSet<PathBuf>,
     /// The sockets of configured VMs.
     fixed: BTreeMap<PathBuf, VmId>,
     watch: Option<Watch>,
@@ -52,6 +54,7 @@ impl Discovery {
             patterns: patterns.to_vec(),
             found: BTreeMap::new(),
             complained: BTreeSet::new(),
+            unknown: BTreeSet::new(),
             fixed,
             watch,
         };
@@ -118,9 +121,19 @@ impl Discovery {
     fn scan(&mut self) {
         let mut directories = BTreeSet::new();
         let mut present = BTreeSet::new();
+        let mut unknown = BTreeSet::new();
         for pattern in self.patterns.clone() {
             let expansion = expand(&pattern.glob);
             directories.extend(expansion.directories);
+            for (path, error) in expansion.unknown {
+                if !self.unknown.contains(&path) {
+                    tracing::error!(
+                        "{}: {error}: what was found below stays as it is",
+                        path.display()
+                    );
+                }
+                unknown.insert(path);
+            }
             for socket in expansion.sockets {
                 self.add(&pattern, &socket);
                 present.insert(socket);
@@ -129,19 +142,22 @@ impl Discovery {
         for socket in self.fixed.keys() {
             directories.extend(socket.parent().and_then(existing).map(Path::to_path_buf));
         }
-        self.complained.retain(|socket| present.contains(socket));
+        let is_unknown = |path: &Path| path.ancestors().any(|above| unknown.contains(above));
+        self.complained.retain(|socket| present.contains(socket) || is_unknown(socket));
         let registry = &self.registry;
         self.found.retain(|socket, id| {
             // A lease keeps its VM: its ending has to be recorded somewhere.
-            let kept =
-                present.contains(socket) || registry.get(id).is_some_and(|vm| vm.is_pinned());
+            let kept = present.contains(socket)
+                || is_unknown(socket)
+                || registry.get(id).is_some_and(|vm| vm.is_pinned());
             if !kept {
                 tracing::info!(vm.id = %id, "{id}: its socket is gone");
                 registry.remove(id);
             }
             kept
         });
-        self.renew_watches(&directories);
+        self.renew_watches(&directories, is_unknown);
+        self.unknown = unknown;
     }
 
     fn add(&mut self, pattern: &DiscoverConfig, socket: &Path) {
@@ -179,9 +195,13 @@ impl Discovery {
         }
     }
 
-    fn renew_watches(&mut self, directories: &BTreeSet<PathBuf>) {
+    fn renew_watches(
+        &mut self,
+        directories: &BTreeSet<PathBuf>,
+        is_unknown: impl Fn(&Path) -> bool,
+    ) {
         let Some(watch) = &mut self.watch else { return };
-        watch.retain(|path| directories.contains(path));
+        watch.retain(|path| directories.contains(path) || is_unknown(path));
         for directory in directories {
             if let Err(e) = watch.add(directory) {
                 tracing::warn!("{} cannot be watched: {e}", directory.display());

@@ -4,10 +4,10 @@
 //! hangs up leaves its lease to the guardian. The table here is only what everybody may read.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use qga_proto::command::CommandInfo;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -44,6 +44,14 @@ pub enum FreezeError {
     /// A command failed. For a freeze: nothing is frozen. For a thaw: the gateway goes on trying.
     #[error(transparent)]
     Call(CallError),
+    /// What goes before a freeze failed, so no freeze was sent.
+    #[error("no freeze was sent: {}: {source}", command.name)]
+    NotBegun {
+        /// What failed.
+        command: &'static CommandInfo,
+        /// How.
+        source: CallError,
+    },
     /// The guest froze nothing.
     #[error("there was nothing to freeze")]
     NothingToFreeze,
@@ -53,6 +61,9 @@ pub enum FreezeError {
         /// Their lease; none if it was not frozen through this gateway.
         lease: Option<LeaseId>,
     },
+    /// The freeze was sent, and the guest refused it because somebody else had just frozen it.
+    #[error("the VM was frozen by somebody else meanwhile")]
+    FrozenMeanwhile,
     /// Fewer than were named could be frozen; everything was thawed again.
     #[error("only {frozen} of {wanted} mount points could be frozen; they were thawed again")]
     Incomplete {
@@ -109,7 +120,6 @@ pub(super) type Reply = oneshot::Sender<Result<Lease, FreezeError>>;
 #[derive(Debug)]
 pub(super) struct Table {
     settings: Arc<Settings>,
-    stopping: AtomicBool,
     rows: Mutex<Rows>,
     /// How many leases are not over.
     active: watch::Sender<usize>,
@@ -117,6 +127,8 @@ pub(super) struct Table {
 
 #[derive(Debug, Default)]
 struct Rows {
+    /// No lease is taken any more.
+    stopping: bool,
     leases: HashMap<LeaseId, Row>,
     active: BTreeMap<VmId, LeaseId>,
     /// In the order of their ends.
@@ -134,7 +146,6 @@ impl Leases {
     pub fn new(registry: &Registry) -> Self {
         Self(Arc::new(Table {
             settings: registry.settings().clone(),
-            stopping: AtomicBool::new(false),
             rows: Mutex::default(),
             active: watch::Sender::new(0),
         }))
@@ -249,9 +260,12 @@ impl Leases {
     /// Thaws everything, for a stop: nobody would be left to do it. Takes no new leases, and no
     /// longer than `grace`.
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
-        self.0.stopping.store(true, Ordering::Relaxed);
         let until = Instant::now() + grace;
-        let held: Vec<LeaseId> = self.0.rows().active.values().cloned().collect();
+        let held: Vec<LeaseId> = {
+            let mut rows = self.0.rows();
+            rows.stopping = true;
+            rows.active.values().cloned().collect()
+        };
         for id in &held {
             let guardian = self.0.rows().leases.get(id).map(|row| row.guardian.clone());
             let (reply, _) = oneshot::channel();
@@ -299,10 +313,11 @@ impl Table {
 
     /// One active lease per VM.
     fn insert(&self, lease: Lease, guardian: mpsc::Sender<Control>) -> Result<(), FreezeError> {
-        if self.stopping.load(Ordering::Relaxed) {
+        let mut rows = self.rows();
+        // Under the lock: a stop that has looked at all leases has no other one behind it.
+        if rows.stopping {
             return Err(FreezeError::Stopping);
         }
-        let mut rows = self.rows();
         if let Some(holder) = rows.active.get(&lease.vm) {
             return Err(FreezeError::AlreadyFrozen { lease: Some(holder.clone()) });
         }

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use self::freezing::Froze;
-use self::thawing::Thawed;
+use self::thawing::{Thawed, Thawing};
 use super::boottime::BootTime;
 use super::freeze::{Control, FreezeError, FreezeRequest, Reply, Table, torn_down};
 use super::handle::{CallError, Pin, VmHandle};
@@ -43,6 +43,7 @@ pub(super) struct Guardian {
     commands: mpsc::Receiver<Control>,
     ttl: Duration,
     facts: Facts,
+    thawing: Thawing,
     frozen_at: Option<BootTime>,
     disruptions: u64,
     _pin: Pin,
@@ -63,6 +64,7 @@ impl Guardian {
             commands,
             id,
             facts: Facts::default(),
+            thawing: Thawing::default(),
             frozen_at: None,
             disruptions: vm.disruptions(),
             _pin: vm.pin(),
@@ -182,11 +184,11 @@ impl Guardian {
         thawed
     }
 
-    fn finish(&mut self, cause: ThawCause, thawed: Thawed, waiting: Vec<Reply>) {
+    fn finish(&mut self, cause: ThawCause, thawed: Thawed) {
         self.facts.thawed = thawed.count;
         let cause = if self.facts.found_thawed { ThawCause::External } else { cause };
         let lease = self.end(cause, thawed.complaint);
-        for reply in waiting {
+        for reply in self.thawing.waiting.drain(..) {
             let _ = reply.send(lease.clone().ok_or_else(torn_down));
         }
         // Whoever asks from now on reads the table; whoever asked just before is answered here.

@@ -17,6 +17,7 @@ use super::counters::{Counters, CountersSnapshot};
 use super::link::{Link, LinkState, LinkStatus};
 use super::queue::{Priority, Queue};
 use crate::config::{Config, Limits, Mode, Timeouts, VmConfig};
+use crate::printable::printable;
 
 /// A VM, as the rest of the gateway knows it.
 #[derive(Clone, Debug)]
@@ -59,6 +60,8 @@ pub(crate) struct Vm {
     /// Wakes the actor: a call, a socket that may have appeared, or the end.
     pub(crate) wake: Notify,
     kicked: AtomicBool,
+    /// Somebody asks whether what is in flight will be answered at all.
+    doubted: AtomicBool,
     closed: AtomicBool,
     /// Leases that need the VM kept and its connection held.
     pins: AtomicU32,
@@ -139,19 +142,19 @@ pub enum CallError {
         after: Duration,
     },
     /// The link broke, or fell out of step, after the command had left: its outcome is unknown.
-    #[error("interrupted: {reason}")]
+    #[error("interrupted: {}", printable(reason))]
     Interrupted {
         /// What happened.
         reason: String,
     },
     /// The answer makes no sense: what the command did is unknown.
-    #[error("unintelligible answer: {reason}")]
+    #[error("unintelligible answer: {}", printable(reason))]
     BadReply {
         /// What is wrong with it.
         reason: String,
     },
     /// The agent answered with an error.
-    #[error("the agent says: {0}")]
+    #[error("the agent says: {}", printable(&.0.to_string()))]
     Agent(QgaError),
     /// The agent does not have that command.
     #[error("the agent does not have that command")]
@@ -186,6 +189,7 @@ impl VmHandle {
             capabilities: Mutex::default(),
             wake: Notify::new(),
             kicked: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             pins: AtomicU32::new(0),
             disruptions: AtomicU64::new(0),
@@ -307,6 +311,13 @@ impl VmHandle {
         self.0.wake.notify_one();
     }
 
+    /// Has a sync sent behind what is in flight. If it is answered first, what is in flight never
+    /// will be, and ends as interrupted; until then, nothing changes.
+    pub(crate) fn doubt(&self) {
+        self.0.doubted.store(true, Ordering::Relaxed);
+        self.0.wake.notify_one();
+    }
+
     /// Ends the actor; calls that wait fail.
     pub(crate) fn close(&self) {
         self.0.closed.store(true, Ordering::Relaxed);
@@ -356,6 +367,10 @@ impl Vm {
 
     pub(crate) fn take_kick(&self) -> bool {
         self.kicked.swap(false, Ordering::Relaxed)
+    }
+
+    pub(crate) fn take_doubt(&self) -> bool {
+        self.doubted.swap(false, Ordering::Relaxed)
     }
 
     pub(crate) fn disrupted(&self) {

@@ -72,6 +72,10 @@ pub(super) struct Session<'a> {
     surplus: Surplus,
     /// Bytes received since events were last taken.
     unjudged: usize,
+    /// Those of them that were empty lines.
+    empty: usize,
+    /// The sync that is out was sent behind calls, which may take their time.
+    doubting: bool,
     echoes_id: bool,
     delimited: bool,
 }
@@ -124,6 +128,8 @@ impl<'a> Session<'a> {
             settle_at: None,
             surplus: Surplus::new(now),
             unjudged: 0,
+            empty: 0,
+            doubting: false,
             echoes_id: false,
             delimited: false,
         }
@@ -163,6 +169,7 @@ impl<'a> Session<'a> {
             self.client.handle_timeout(now.into_std());
             self.take_events(now)?;
             self.time_sync(now)?;
+            self.settle_doubt()?;
             self.send_due(now)?;
             self.flush()?;
             self.expire_queue(now);
@@ -218,6 +225,7 @@ impl<'a> Session<'a> {
     fn received(&mut self, bytes: &[u8]) {
         self.vm.counters.bytes_received.add(bytes.len());
         self.unjudged += bytes.len();
+        self.empty += self.surplus.empty_lines(bytes);
         self.client.receive(Instant::now().into_std(), bytes);
     }
 

@@ -228,6 +228,19 @@ pub(crate) fn freeze_failed(
             )
             .outcome(Outcome::NotSent, false),
         },
+        FreezeError::NotBegun { command, source } => {
+            return freeze_failed(id, vm, command, frozen, FreezeError::Call(source))
+                .preceded_by("No freeze was sent, because what goes before it failed.")
+                .outcome(Outcome::NotSent, true);
+        }
+        FreezeError::FrozenMeanwhile => Problem::new(
+            Code::AlreadyFrozen,
+            format!(
+                "VM \"{id}\" refused the freeze: somebody else had frozen it since it was last \
+                 asked, and not through this gateway. Whoever froze it must thaw it."
+            ),
+        )
+        .outcome(Outcome::Failed, true),
         FreezeError::NothingToFreeze => Problem::new(
             Code::NothingToFreeze,
             format!(

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Code;
+use super::{Code, printable};
 use crate::api::vms::LinkBody;
 
 /// How far the guest command of a failed request came.
@@ -185,38 +185,5 @@ impl IntoResponse for Problem {
         let detail = (!body.code.is_callers_fault()).then_some(body.detail);
         response.extensions_mut().insert(ProblemNote { code: body.code, detail });
         response
-    }
-}
-
-/// Guest text made fit for a person's terminal: at most 1,024 characters, and nothing that
-/// moves a cursor or turns the direction of writing.
-pub(crate) fn printable(text: &str) -> String {
-    const LIMIT: usize = 1024;
-    let mut out = String::with_capacity(text.len().min(LIMIT));
-    for (n, c) in text.chars().enumerate() {
-        if n == LIMIT {
-            out.push('…');
-            break;
-        }
-        let unsafe_mark = matches!(c,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if c.is_control() || unsafe_mark {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn guest_text_cannot_drive_a_terminal() {
-        assert_eq!(printable("a\x1b[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\nc\\u{202e}d é");
-        let long = printable(&"x".repeat(5000));
-        assert_eq!(long.chars().count(), 1025);
     }
 }

@@ -3,8 +3,8 @@
 use std::time::SystemTime;
 
 use qga_proto::command::{
-    Command as _, FsfreezeStatus, GuestFsfreezeFreeze, GuestFsfreezeFreezeList, GuestSyncDelimited,
-    frozen_count,
+    Command as _, CommandInfo, FsfreezeStatus, GuestFsfreezeFreeze, GuestFsfreezeFreezeList,
+    GuestFsfreezeStatus, GuestSyncDelimited, frozen_count,
 };
 
 use super::{Guardian, VSS_HOLDS};
@@ -29,14 +29,14 @@ impl Guardian {
         // A sync first: a freeze must not run into what a thaw before it left on the wire.
         let sync = self.vm.options(&GuestSyncDelimited::INFO).timeout;
         if let Err(error) = self.vm.resync(sync).await {
-            return Froze::No(FreezeError::Call(not_sent(error)));
+            return Froze::No(not_begun(&GuestSyncDelimited::INFO, error));
         }
         match self.status().await {
             Ok(FsfreezeStatus::Thawed) => {}
             Ok(FsfreezeStatus::Frozen | FsfreezeStatus::Error) => {
                 return Froze::No(FreezeError::AlreadyFrozen { lease: None });
             }
-            Err(error) => return Froze::No(FreezeError::Call(not_sent(error))),
+            Err(error) => return Froze::No(not_begun(&GuestFsfreezeStatus::INFO, error)),
         }
         self.disruptions = self.vm.disruptions();
 
@@ -73,7 +73,9 @@ impl Guardian {
                 let lease = self.id.clone();
                 return Froze::Undo(FreezeError::OutcomeUnknown { lease, source: error });
             }
-            Err(error @ CallError::Agent(_)) => return self.refused(error).await,
+            Err(error @ (CallError::Agent(_) | CallError::Unsupported)) => {
+                return self.refused(error).await;
+            }
             Err(error) => return Froze::No(FreezeError::Call(error)),
         };
         let named = self.request.mountpoints.as_ref().map(|named| {
@@ -125,16 +127,19 @@ impl Guardian {
         let disabled = matches!(&error, CallError::Agent(error) if error.is_disabled());
         match self.status().await {
             Ok(FsfreezeStatus::Thawed) => Froze::No(FreezeError::Call(error)),
-            Ok(_) if disabled => Froze::No(FreezeError::AlreadyFrozen { lease: None }),
+            Ok(_) if disabled => Froze::No(FreezeError::FrozenMeanwhile),
             _ => Froze::Undo(FreezeError::Call(error)),
         }
     }
 }
 
 /// The freeze itself was never sent, whatever became of what went before it.
-fn not_sent(error: CallError) -> CallError {
-    match error {
-        CallError::TimedOut { after, .. } => CallError::TimedOut { sent: false, after },
-        error => error,
+fn not_begun(command: &'static CommandInfo, source: CallError) -> FreezeError {
+    match source {
+        CallError::TimedOut { after, .. } => {
+            FreezeError::Call(CallError::TimedOut { sent: false, after })
+        }
+        CallError::Unavailable { .. } | CallError::QueueFull => FreezeError::Call(source),
+        source => FreezeError::NotBegun { command, source },
     }
 }

@@ -18,6 +18,7 @@ use crate::vm::link::LinkState;
 impl Session<'_> {
     pub(super) fn take_events(&mut self, now: Instant) -> io::Result<()> {
         let bytes = std::mem::take(&mut self.unjudged);
+        let empty = std::mem::take(&mut self.empty);
         let (mut answers, mut drops) = (false, false);
         while let Some(event) = self.client.poll_event() {
             answers |= matches!(event, ClientEvent::Synced { .. } | ClientEvent::Reply { .. });
@@ -38,6 +39,8 @@ impl Session<'_> {
         }
         if drops || !answers && self.client.in_flight() == 0 {
             self.surplus.add(bytes);
+        } else if empty > 0 {
+            self.surplus.add(empty);
         }
         if self.client.needs_sync() && matches!(self.stage, Stage::Up) {
             self.start_sync()?;
@@ -49,6 +52,7 @@ impl Session<'_> {
         let unsure = !self.was_up || matches!(self.stage, Stage::Silent { .. });
         self.stage = Stage::Up;
         self.was_up = true;
+        self.doubting = false;
         self.idle_since = now;
         self.surplus.late = 0;
         for pending in self.resyncs.drain(..) {
@@ -166,6 +170,9 @@ impl Session<'_> {
             Err(_) if pending.silent_success() => pending.answer(Ok(None)),
             Err(ReplyError::TimedOut) => {
                 self.vm.counters.timeouts.add(1);
+                if std::mem::take(&mut self.doubting) {
+                    self.vm.disrupted();
+                }
                 self.surplus.late = self.surplus.late.max(*reply_cap);
                 let name = info.name;
                 tracing::info!(

@@ -11,13 +11,29 @@ const FORGIVEN_PER_SECOND: usize = 256 << 10;
 pub(super) struct Surplus {
     bytes: usize,
     at: Instant,
+    /// Bytes of the line so far, if it has nothing but white space.
+    blank: Option<usize>,
     /// Room for one late reply to a call that has been given up.
     pub(super) late: usize,
 }
 
 impl Surplus {
     pub(super) fn new(now: Instant) -> Self {
-        Self { bytes: 0, at: now, late: 0 }
+        Self { bytes: 0, at: now, blank: Some(0), late: 0 }
+    }
+
+    /// How many bytes of empty lines end in this piece of the stream. They answer nothing, and
+    /// nobody tells of them.
+    pub(super) fn empty_lines(&mut self, piece: &[u8]) -> usize {
+        let mut empty = 0;
+        for part in piece.split_inclusive(|byte| *byte == b'\n') {
+            let blank = self.blank.filter(|_| part.iter().all(u8::is_ascii_whitespace));
+            let blank = blank.map(|before| before + part.len());
+            let ends = part.ends_with(b"\n");
+            empty += if ends { blank.unwrap_or(0) } else { 0 };
+            self.blank = if ends { Some(0) } else { blank };
+        }
+        empty
     }
 
     pub(super) fn add(&mut self, bytes: usize) {
@@ -40,6 +56,15 @@ impl Surplus {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn empty_lines_are_counted_across_pieces() {
+        let mut surplus = Surplus::new(Instant::now());
+        let mut count = |piece: &str| surplus.empty_lines(piece.as_bytes());
+        assert_eq!((count("\n\n"), count(" "), count("\r\n")), (2, 0, 3));
+        assert_eq!((count("{\n"), count(" a"), count(" "), count("\n")), (0, 0, 0, 0));
+        assert_eq!(count("a\n\nb"), 1);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_is_too_much_and_a_trickle_is_forgiven() {

@@ -43,6 +43,16 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Sends a sync behind calls that somebody doubts will be answered.
+    pub(super) fn settle_doubt(&mut self) -> io::Result<()> {
+        // In any other stage a sync is out already.
+        if self.vm.take_doubt() && matches!(self.stage, Stage::Up) && self.client.in_flight() > 0 {
+            self.doubting = true;
+            self.start_sync()?;
+        }
+        Ok(())
+    }
+
     pub(super) fn next_sync_step(&self) -> Option<Instant> {
         match self.stage {
             Stage::Up => None,
@@ -118,7 +128,10 @@ impl Session<'_> {
         }
         if entering {
             self.vm.counters.syncs_failed.add(1);
-            self.vm.disrupted();
+            // An agent that is busy with what it was told leaves no sign of a reset.
+            if !self.doubting {
+                self.vm.disrupted();
+            }
             self.idle_since = now;
             self.fall_silent();
         }

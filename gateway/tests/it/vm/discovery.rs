@@ -98,3 +98,24 @@ async fn a_lease_keeps_its_vm() {
     guest.unlink();
     eventually("forgotten", || ids(&registry) == ["vm-b"]).await;
 }
+
+#[tokio::test]
+async fn what_cannot_be_looked_at_is_kept() {
+    let dir = tempdir().expect("tempdir");
+    let path = |name: &str| dir.path().join(name);
+    std::fs::create_dir(path("a")).expect("mkdir");
+    let _a = Guest::start(&path("a/qga.sock"));
+    let registry = start(dir.path(), "");
+    let vm = registry.get(&id("vm-a")).expect("there");
+    until(&vm, LinkState::Ready).await;
+    // Nothing can be said of what is below a link to itself.
+    std::fs::rename(path("a"), path(".a")).expect("rename");
+    std::os::unix::fs::symlink("a", path("a")).expect("symlink");
+    std::fs::create_dir(path("b")).expect("mkdir");
+    let _b = Guest::start(&path("b/qga.sock"));
+    eventually("looked", || registry.get(&id("vm-b")).is_some()).await;
+    assert_eq!(ids(&registry), ["vm-a", "vm-b"]);
+    assert_eq!(vm.link().state, LinkState::Ready, "and its link is left alone");
+    std::fs::remove_file(path("a")).expect("remove");
+    eventually("known to be gone", || ids(&registry) == ["vm-b"]).await;
+}

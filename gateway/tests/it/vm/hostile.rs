@@ -285,3 +285,24 @@ async fn a_thaw_overtakes_everything_that_waits() {
         "{ran:?}"
     );
 }
+
+#[tokio::test]
+async fn empty_lines_during_a_call_are_more_than_anybody_asked_for() {
+    let dir = tempdir().expect("tempdir");
+    let path = dir.path().join("a");
+    let guest = Guest::start(&path);
+    let (_registry, vm) = super::one(&path);
+    until(&vm, LinkState::Ready).await;
+    guest.rule(|name| match name {
+        "guest-ping" => Act::Raw(vec![b'\n'; 5 << 20]),
+        _ => Act::Normal,
+    });
+    let long = CallOptions { timeout: BOUND, ..quick() };
+    let error = vm.call(GuestPing {}, long).await.expect_err("no answer");
+    assert!(
+        matches!(&error, CallError::Interrupted { reason } if reason.contains("more than")),
+        "{error}"
+    );
+    guest.rule(|_| Act::Normal);
+    recovers(&vm).await;
+}

@@ -16,22 +16,26 @@ use tokio::time::timeout;
 use super::fake::{Act, Guest};
 use super::{QUICK, eventually, parse, until};
 
-struct Frame {
+pub(super) struct Frame {
     _dir: TempDir,
     _registry: Registry,
-    guest: Guest,
-    vm: VmHandle,
-    leases: Leases,
+    pub(super) guest: Guest,
+    pub(super) vm: VmHandle,
+    pub(super) leases: Leases,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl Frame {
     async fn ready() -> Self {
+        Self::limited(QUICK).await
+    }
+
+    pub(super) async fn limited(limits: &str) -> Self {
         let dir = tempdir().expect("tempdir");
         let path = dir.path().join("a");
         let guest = Guest::start(&path);
-        let limits = QUICK.replace("[limits]", "[limits]\norphan_seconds = 0.3");
+        let limits = limits.replace("[limits]", "[limits]\norphan_seconds = 0.3");
         let socket = path.display();
         let registry = Registry::start(&parse(&format!(
             "{limits}\n[[vm]]\nid = \"a\"\nsocket = \"{socket}\"\n"
@@ -43,15 +47,15 @@ impl Frame {
         Self { _dir: dir, _registry: registry, guest, vm, leases }
     }
 
-    async fn freeze(&self, request: FreezeRequest) -> Result<Lease, FreezeError> {
+    pub(super) async fn freeze(&self, request: FreezeRequest) -> Result<Lease, FreezeError> {
         self.leases.freeze(&self.vm, request, Principal::new("token:test")).await
     }
 
-    fn lease(&self, id: &LeaseId) -> Lease {
+    pub(super) fn lease(&self, id: &LeaseId) -> Lease {
         self.leases.get(id).expect("leases stay readable")
     }
 
-    async fn ends(&self, id: &LeaseId) -> Lease {
+    pub(super) async fn ends(&self, id: &LeaseId) -> Lease {
         eventually("the lease ends", || self.lease(id).ended()).await;
         assert!(!self.guest.truth().frozen, "and the guest is thawed");
         assert!(self.leases.active_on(self.vm.id()).is_none());
@@ -59,7 +63,7 @@ impl Frame {
     }
 }
 
-fn request() -> FreezeRequest {
+pub(super) fn request() -> FreezeRequest {
     FreezeRequest {
         ttl: MINUTE,
         freeze_timeout: Duration::from_millis(300),

@@ -10,6 +10,7 @@ mod memory;
 mod modes;
 mod old_agent;
 mod qemu_ga;
+mod thaws;
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,0 +1,35 @@
+//! Text of a guest, made fit to be shown: in logs, reasons and problems.
+
+/// Guest text made fit for a person's terminal: at most 1,024 characters, and nothing that
+/// moves a cursor, begins a line or turns the direction of writing. What is fit already stays.
+pub(crate) fn printable(text: &str) -> String {
+    const LIMIT: usize = 1024;
+    let mut out = String::with_capacity(text.len().min(LIMIT));
+    for (n, c) in text.chars().enumerate() {
+        if n == LIMIT {
+            out.push('…');
+            break;
+        }
+        let unsafe_mark = matches!(c,
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+        if c.is_control() || unsafe_mark {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_text_cannot_drive_a_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\nc\\u{202e}d é");
+        assert_eq!(printable("a\\u{1b}\\n"), "a\\u{1b}\\n", "once is enough");
+        let long = printable(&"x".repeat(5000));
+        assert_eq!(long.chars().count(), 1025);
+    }
+}
