@@ -60,6 +60,10 @@ impl Command for GuestFsfreezeThaw {
     type Return = i64;
 }
 
+/// How `qga-agent` begins its error for the first plain thaw after it has thawed by itself, so that
+/// clients that know nothing of deadlines learn that their freeze did not hold.
+pub const THAWED_AUTOMATICALLY: &str = "filesystems were thawed automatically";
+
 /// The count of a freeze or thaw. Agents of the 0.15 era answer -1 or -errno where later
 /// ones answer an error; that is a failure and never a count.
 pub fn frozen_count(wire: i64) -> Result<u64, QgaError> {

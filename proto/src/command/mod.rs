@@ -43,7 +43,7 @@ pub use self::file::{
 pub use self::filesystem::{FilesystemInfo, GuestFstrim, GuestGetFsinfo, TrimReport, TrimResult};
 pub use self::fsfreeze::{
     FsfreezeStatus, GuestFsfreezeFreeze, GuestFsfreezeFreezeList, GuestFsfreezeStatus,
-    GuestFsfreezeThaw, frozen_count,
+    GuestFsfreezeThaw, THAWED_AUTOMATICALLY, frozen_count,
 };
 pub use self::fsfreeze_ext::{
     FilesystemFreeze, FreezeResult, FreezeState, FsfreezeReport, LastThaw, LeaseRenewal,

@@ -8,7 +8,8 @@
 use std::time::Duration;
 
 use qga_proto::command::{
-    Command as _, FsfreezeStatus, GuestFsfreezeThaw, GuestSyncDelimited, frozen_count,
+    Command as _, FsfreezeStatus, GuestFsfreezeThaw, GuestSyncDelimited, THAWED_AUTOMATICALLY,
+    frozen_count,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -236,6 +237,8 @@ impl Guardian {
                     CallError::Agent(error) => error.desc.clone(),
                     error => error.to_string(),
                 };
+                // Its own deadline may be shorter than the lease.
+                self.facts.found_thawed |= complaint.starts_with(THAWED_AUTOMATICALLY);
                 Ok(Thawed { count: None, complaint: Some(complaint) })
             }
             FsfreezeStatus::Frozen | FsfreezeStatus::Error => Err(error),

@@ -162,6 +162,23 @@ async fn frozen_by_somebody_else_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_guest_that_has_thawed_by_itself_did_not_hold() {
+    let frame = Frame::ready().await;
+    let lease = frame.freeze(request()).await.expect("freezes");
+    // As qga-agent does at its own deadline: thawed, and the first thaw says so.
+    frame.guest.change(|truth| (truth.frozen, truth.held) = (false, 0));
+    frame.guest.rule(|name| match name {
+        "guest-fsfreeze-thaw" => Act::Answer(Outcome::Error(QgaError::generic(
+            "filesystems were thawed automatically 3 s ago (deadline)",
+        ))),
+        _ => Act::Normal,
+    });
+    let ended = frame.leases.thaw(&lease.id).await.expect("it is thawed");
+    assert_eq!((ended.verdict, ended.thaw_cause), (Some(Verdict::Lost), Some(ThawCause::External)));
+    assert!(ended.thaw_error.expect("the agent's words").contains("automatically"));
+}
+
+#[tokio::test]
 async fn a_forced_thaw_is_kept_on_record_and_a_refused_one_is_not() {
     let frame = Frame::ready().await;
     frame.guest.change(|truth| (truth.frozen, truth.held) = (true, 3));

@@ -1,6 +1,6 @@
 //! Whose freeze it is, and until when.
 
-use qga_proto::command::ThawCause;
+use qga_proto::command::{THAWED_AUTOMATICALLY, ThawCause};
 use qga_proto::{Outcome, QgaError};
 
 use super::Engine;
@@ -43,11 +43,11 @@ impl<K: Kernel> Engine<K> {
     /// What to say to whom may still believe in a freeze that is over.
     fn ended(&self, thaw: &Thaw) -> QgaError {
         let seconds = self.kernel.now_ms().saturating_sub(thaw.at_ms) / 1000;
-        let automatically = if thaw.cause.is_automatic() { "automatically " } else { "" };
-        QgaError::generic(format!(
-            "filesystems were thawed {automatically}{seconds} s ago ({})",
-            thaw.cause.as_str()
-        ))
+        let thawed = match thaw.cause.is_automatic() {
+            true => THAWED_AUTOMATICALLY,
+            false => "filesystems were thawed",
+        };
+        QgaError::generic(format!("{thawed} {seconds} s ago ({})", thaw.cause.as_str()))
     }
 
     /// What a thaw has to be told once after an automatic one.
