@@ -1,7 +1,7 @@
 //! Logs: one line per event on standard error.
 //!
 //! A standard error that is closed, full or read by nobody must stop neither a request nor a
-//! thaw: lines go through [`lossy`], which never waits and never fails.
+//! thaw: lines go through `lossy`, which never waits and never fails.
 
 mod lossy;
 
