@@ -221,10 +221,16 @@ fn qemu_arguments(assets: &Assets, dir: &Path) -> Vec<String> {
     add("-accel", assets.accel.name().to_owned());
     add("-cpu", assets.accel.cpu().to_owned());
     add("-machine", "q35".to_owned());
-    add("-m", "512".to_owned());
+    add("-smp", "2".to_owned());
+    // Beyond the first number: memory that the guest can take online and offline again.
+    add("-m", "512,slots=1,maxmem=1G".to_owned());
+    add("-object", "memory-backend-ram,id=dimm,size=128M".to_owned());
+    add("-device", "pc-dimm,memdev=dimm".to_owned());
     add("-kernel", assets.kernel.image.display().to_string());
     add("-initrd", path("initramfs"));
-    add("-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on".to_owned());
+    // With this policy the kernel keeps itself out of the memory that is plugged in.
+    let movable = "memory_hotplug.online_policy=auto-movable";
+    add("-append", format!("console=ttyS0 quiet panic=-1 random.trust_cpu=on {movable}"));
     add("-display", "none".to_owned());
     // Appended, so that the console of an earlier run survives a restart.
     add("-chardev", format!("file,id=console,path={},append=on", path("console.log")));
@@ -249,7 +255,12 @@ fn qemu_arguments(assets: &Assets, dir: &Path) -> Vec<String> {
     let disks = std::iter::once("root").chain(Disk::DATA.iter().map(|disk| disk.name()));
     for name in disks {
         let image = path(&format!("{name}.img"));
-        add("-drive", format!("if=none,id={name},file={image},format=raw,cache=writeback"));
+        // Not for btrfs, which discards on its own, at any time.
+        let discard = if name == Disk::Ext4.name() { "unmap" } else { "ignore" };
+        add(
+            "-drive",
+            format!("if=none,id={name},file={image},format=raw,cache=writeback,discard={discard}"),
+        );
         add("-device", format!("virtio-blk-pci,drive={name},serial={name}"));
     }
     args.extend(["-nodefaults", "-no-user-config"].map(str::to_owned));

@@ -7,7 +7,11 @@ mod bench;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod families;
+#[cfg(test)]
 mod guests;
+#[cfg(test)]
+mod leases;
 #[cfg(test)]
 mod raw;
 #[cfg(test)]

@@ -107,7 +107,7 @@ pub(crate) fn wait_all_writing(control: &mut Control) {
 }
 
 /// Lets the guest's own clock move, which shows that it runs.
-fn pass_guest_time(control: &mut Control) {
+pub(crate) fn pass_guest_time(control: &mut Control) {
     let mut uptime = || -> f64 {
         let text = control.output("cut -d' ' -f1 /proc/uptime").expect("uptime");
         text.parse().expect("seconds")
@@ -116,7 +116,8 @@ fn pass_guest_time(control: &mut Control) {
     until("guest time", SOON, || Ok((uptime() >= end).then_some(()))).expect("a running guest");
 }
 
-fn fingerprints(guest: &Guest) -> Vec<u64> {
+/// One number per image, in the order of [`Disk::DATA`].
+pub(crate) fn fingerprints(guest: &Guest) -> Vec<u64> {
     Disk::DATA.into_iter().map(|d| fingerprint(&guest.vm.image(d)).expect("an image")).collect()
 }
 
