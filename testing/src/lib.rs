@@ -58,6 +58,16 @@ pub fn stock_agent() -> Option<PathBuf> {
     found
 }
 
+/// An installed `qemu-ga`, for tests that run it where the unpacked one cannot start: in a root or
+/// with a `PATH` of their own.
+pub fn installed_stock_agent() -> Option<PathBuf> {
+    let found = program("qemu-ga");
+    if found.is_none() {
+        unavailable("no installed qemu-ga, which this test runs in a root of its own");
+    }
+    found
+}
+
 /// Where a program is: in `PATH`, or where root's programs are.
 pub fn program(name: impl AsRef<OsStr>) -> Option<PathBuf> {
     let name = Path::new(name.as_ref());

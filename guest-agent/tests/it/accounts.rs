@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::bed::{AGENT, Agent, Client};
-use crate::interop::qemu_ga;
+use crate::interop::installed_qemu_ga;
 
 const ALICE: u32 = 4711;
 
@@ -135,7 +135,7 @@ fn state(house: &House) -> Vec<Value> {
 
 #[test]
 fn keys_end_up_as_with_qemu_ga() {
-    let Some(qemu_ga) = qemu_ga() else { return };
+    let Some(qemu_ga) = installed_qemu_ga() else { return };
     let [ours, theirs] = [AGENT, qemu_ga.to_str().unwrap()].map(|program| {
         let mut house = House::new(program)?;
         let mut seen = Vec::new();

@@ -8,7 +8,7 @@ use rustix::fs::statfs;
 use serde_json::{Value, json};
 
 use crate::bed::{AGENT, Agent, Bed, Client};
-use crate::interop::qemu_ga;
+use crate::interop::installed_qemu_ga;
 use crate::namespace::namespace_or_skip;
 
 const MACHINE: &str = "
@@ -42,7 +42,7 @@ fn get(client: &mut Client, command: &str, arguments: &str) -> Value {
 
 /// The programs: ours, and qemu-ga where it is installed.
 fn programs() -> Vec<String> {
-    let theirs = qemu_ga().map(|path| path.display().to_string());
+    let theirs = installed_qemu_ga().map(|path| path.display().to_string());
     [AGENT.to_owned()].into_iter().chain(theirs).collect()
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::bed::{AGENT, Agent, Bed, Client, wait_for};
 use crate::cell::{Cell, available, cell_or_skip};
-use crate::interop::qemu_ga;
+use crate::interop::{installed_qemu_ga, qemu_ga};
 
 fn get(client: &mut Client, command: &str, arguments: &str) -> Value {
     serde_json::from_str(&client.get(command, arguments)).unwrap()
@@ -74,7 +74,7 @@ fn the_machines_statistics_have_the_same_counters() {
 /// A cell in which both agents can run, with a `/sys`.
 fn furnish(cell: &Cell) {
     cell.sh("mkdir -p \"$ROOT/sys\"; mount -t sysfs sys \"$ROOT/sys\"");
-    if let Some(qemu_ga) = qemu_ga() {
+    if let Some(qemu_ga) = installed_qemu_ga() {
         cell.sh(&format!(
             "cp {0} \"$ROOT/qemu-ga\"
              for file in $(ldd {0} | grep -o '/[^ ]*'); do
@@ -133,7 +133,7 @@ fn filesystems_come_latest_first_and_are_trimmed() {
     let refused = &refused["paths"].as_array().unwrap()[types.len() - 1];
     assert_eq!(refused["error"], "failed to trim: Invalid argument");
 
-    if qemu_ga().is_some() {
+    if installed_qemu_ga().is_some() {
         drop(agent);
         let ask = |agent: Agent| {
             let mut client = agent.connect();

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::bed::{AGENT, Agent, Bed, Client};
 
+pub(crate) use qga_testing::installed_stock_agent as installed_qemu_ga;
 pub(crate) use qga_testing::stock_agent as qemu_ga;
 
 /// What 7.2 words differently from the release that the agent follows.
