@@ -1,5 +1,6 @@
 //! What the rest of the gateway holds of a VM: a cheap clone that sends typed calls to its actor.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -14,7 +15,9 @@ use tokio::time::Instant;
 use super::capabilities::{Capabilities, Interner};
 use super::counters::{Counters, CountersSnapshot};
 use super::link::{Link, LinkState, LinkStatus};
+use super::qmp::Monitor;
 use super::queue::{Priority, Queue};
+use super::signs::{Sign, Signs};
 use super::{Incarnation, VmId};
 use crate::config::{Config, Limits, Mode, Timeouts, VmConfig};
 use crate::printable::printable;
@@ -55,6 +58,9 @@ pub(crate) struct Vm {
     pub(crate) settings: Arc<Settings>,
     pub(crate) link: Link,
     pub(crate) counters: Counters,
+    pub(super) qmp: Option<Box<Monitor>>,
+    /// What QMP has seen and the session has not looked at yet.
+    pub(super) signs: Signs,
     queue: Mutex<Queue<Box<Pending>>>,
     capabilities: Mutex<Option<Arc<Capabilities>>>,
     /// Wakes the actor: a call, a socket that may have appeared, or the end.
@@ -65,8 +71,10 @@ pub(crate) struct Vm {
     closed: AtomicBool,
     /// Leases that need the VM kept and its connection held.
     pins: AtomicU32,
-    /// Connections lost and silences begun: what spoils a lease's verdict.
+    /// Connections lost, silences begun, resets: what spoils a lease's verdict.
     disruptions: AtomicU64,
+    /// What the last one was.
+    disruption: Mutex<Option<Cow<'static, str>>>,
     incarnation: Mutex<Option<Incarnation>>,
 }
 
@@ -177,7 +185,7 @@ impl CallError {
 
 impl VmHandle {
     pub(crate) fn new(config: VmConfig, settings: Arc<Settings>) -> Self {
-        let VmConfig { id, socket, labels, mode, owner_uids } = config;
+        let VmConfig { id, socket, labels, mode, owner_uids, qmp } = config;
         Self(Arc::new(Vm {
             id,
             socket,
@@ -186,6 +194,8 @@ impl VmHandle {
             mode,
             link: Link::new(LinkState::Absent, Some("not looked for yet".into())),
             counters: Counters::default(),
+            qmp: qmp.map(|socket| Box::new(Monitor::new(socket))),
+            signs: Signs::default(),
             queue: Mutex::new(Queue::new(settings.limits.queue_depth)),
             capabilities: Mutex::default(),
             wake: Notify::new(),
@@ -194,6 +204,7 @@ impl VmHandle {
             closed: AtomicBool::new(false),
             pins: AtomicU32::new(0),
             disruptions: AtomicU64::new(0),
+            disruption: Mutex::default(),
             incarnation: Mutex::default(),
             settings,
         }))
@@ -271,7 +282,7 @@ impl VmHandle {
         let submitted = Instant::now();
         let priority = work.priority();
         let pending = Pending { work, submitted, deadline: submitted + timeout, reply };
-        if self.0.is_closed() {
+        if self.0.is_closed() || self.0.link.is_paused() {
             return Err(CallError::Unavailable { link: self.link() });
         }
         self.0.queue().push(priority, Box::new(pending)).map_err(|_| CallError::QueueFull)?;
@@ -296,9 +307,15 @@ impl VmHandle {
         *lock(&self.0.incarnation)
     }
 
-    /// How often the link has broken or gone silent, or another process was found behind it.
+    /// How often the link has broken or gone silent, the guest was reset, or another process was
+    /// found behind the socket.
     pub fn disruptions(&self) -> u64 {
         self.0.disruptions.load(Ordering::Relaxed)
+    }
+
+    /// What the last disruption was, as a sentence.
+    pub fn last_disruption(&self) -> Option<Cow<'static, str>> {
+        lock(&self.0.disruption).clone()
     }
 
     pub(crate) fn is_pinned(&self) -> bool {
@@ -330,6 +347,9 @@ impl VmHandle {
     pub(crate) fn close(&self) {
         self.0.closed.store(true, Ordering::Relaxed);
         self.0.wake.notify_one();
+        if let Some(monitor) = &self.0.qmp {
+            monitor.nudge();
+        }
     }
 }
 
@@ -388,7 +408,7 @@ impl Vm {
         if let Some(before) = before
             && listener != Some(before)
         {
-            self.disrupted();
+            self.disrupted("another process was found behind the VM's socket");
             let now = listener.map_or_else(|| "an unknown process".into(), |now| now.to_string());
             tracing::info!(
                 vm.id = %self.id,
@@ -398,8 +418,15 @@ impl Vm {
         }
     }
 
-    pub(crate) fn disrupted(&self) {
+    pub(crate) fn disrupted(&self, what: impl Into<Cow<'static, str>>) {
+        *lock(&self.disruption) = Some(what.into());
         self.disruptions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells the session what QMP has seen.
+    pub(super) fn tell(&self, sign: Sign) {
+        self.signs.add(sign);
+        self.wake.notify_one();
     }
 }
 

@@ -9,6 +9,7 @@ use super::VmId;
 use super::actor;
 use super::discovery::Discovery;
 use super::handle::{Settings, VmHandle};
+use super::qmp;
 use crate::config::{Config, VmConfig};
 
 /// All VMs that the gateway knows.
@@ -70,6 +71,9 @@ impl Registry {
         }
         let vm = VmHandle::new(config, self.0.settings.clone());
         vms.insert(vm.id().clone(), vm.clone());
+        if vm.shared().qmp.is_some() {
+            tokio::spawn(qmp::run(vm.shared().clone()));
+        }
         tokio::spawn(supervise(vm));
         None
     }

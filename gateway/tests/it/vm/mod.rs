@@ -3,6 +3,7 @@
 
 mod discovery;
 mod fake;
+mod fake_qmp;
 mod hostile;
 mod leases;
 mod links;
@@ -10,6 +11,7 @@ mod memory;
 mod modes;
 mod old_agent;
 mod qemu_ga;
+mod qmp;
 mod thaws;
 
 use std::path::Path;
