@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::VmId;
 use super::capabilities::{Capabilities, Interner};
 use super::counters::{Counters, CountersSnapshot};
+use super::events::{Event, EventKind, Events};
 use super::link::{Link, LinkState, LinkStatus};
 use super::queue::{Priority, Queue};
 use crate::config::{Config, Limits, Mode, Timeouts, VmConfig};
@@ -29,6 +30,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) agents: Interner,
+    pub(crate) events: Events,
     /// Wakes the discovery: a VM that was kept for its lease may go.
     pub(crate) unpinned: Notify,
 }
@@ -39,6 +41,7 @@ impl Settings {
             limits: config.limits.clone(),
             timeouts: config.timeouts.clone(),
             agents: Interner::default(),
+            events: Events::new(&config.limits),
             unpinned: Notify::new(),
         })
     }
@@ -343,6 +346,19 @@ impl Vm {
     pub(crate) fn options(&self, info: &CommandInfo) -> CallOptions {
         let settings = &self.settings;
         CallOptions::from_config(info, &settings.timeouts, settings.limits.reply_cap_bytes)
+    }
+
+    /// Where the link stands now: the one place that says so to watchers, subscribers and the log.
+    pub(crate) fn enter(&self, state: LinkState, reason: Option<String>) {
+        let before = self.link.state();
+        if !self.link.set(state, reason) {
+            return;
+        }
+        let link = self.link.status();
+        tracing::info!(vm.id = %self.id, "{}: {link}", self.id);
+        let event = Event::new(EventKind::LinkChanged).vm(&self.id);
+        let event = event.with("state", state.as_str()).with("before", before.as_str());
+        self.settings.events.publish(event.with("reason", link.reason.as_deref().map(printable)));
     }
 
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue<Box<Pending>>> {

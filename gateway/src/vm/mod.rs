@@ -8,6 +8,7 @@ mod boottime;
 mod capabilities;
 mod counters;
 mod discovery;
+mod events;
 mod freeze;
 mod guardian;
 mod handle;
@@ -25,6 +26,10 @@ mod watch;
 
 pub use capabilities::{Capabilities, CommandState};
 pub use counters::CountersSnapshot;
+pub use events::{
+    Delivery, Event, EventId, EventKind, Events, InvalidEventId, InvalidEventKind, Published,
+    Subscription, TooManySubscribers,
+};
 pub use freeze::{FreezeError, FreezeRequest, Leases, ShutdownReport};
 pub use handle::{CallError, CallOptions, VmHandle};
 pub use id::{InvalidVmId, VmId};
