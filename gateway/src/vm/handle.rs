@@ -11,12 +11,12 @@ use qga_proto::{QgaError, ReplyError, ReplyText};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
-use super::VmId;
 use super::capabilities::{Capabilities, Interner};
 use super::counters::{Counters, CountersSnapshot};
 use super::events::{Event, EventKind, Events};
 use super::link::{Link, LinkState, LinkStatus};
 use super::queue::{Priority, Queue};
+use super::{Incarnation, VmId};
 use crate::config::{Config, Limits, Mode, Timeouts, VmConfig};
 use crate::printable::printable;
 
@@ -70,6 +70,7 @@ pub(crate) struct Vm {
     pins: AtomicU32,
     /// Connections lost and silences begun: what spoils a lease's verdict.
     disruptions: AtomicU64,
+    incarnation: Mutex<Option<Incarnation>>,
 }
 
 /// A call on its way to the wire.
@@ -196,6 +197,7 @@ impl VmHandle {
             closed: AtomicBool::new(false),
             pins: AtomicU32::new(0),
             disruptions: AtomicU64::new(0),
+            incarnation: Mutex::default(),
             settings,
         }))
     }
@@ -291,8 +293,14 @@ impl VmHandle {
         Pin(self.clone())
     }
 
-    /// How often the link has broken or gone silent.
-    pub(crate) fn disruptions(&self) -> u64 {
+    /// The process behind the socket when it was last connected to; `None` if there was none yet,
+    /// or it cannot be told. Another one counts as a disruption.
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        *lock(&self.0.incarnation)
+    }
+
+    /// How often the link has broken or gone silent, or another process was found behind it.
+    pub fn disruptions(&self) -> u64 {
         self.0.disruptions.load(Ordering::Relaxed)
     }
 
@@ -387,6 +395,23 @@ impl Vm {
 
     pub(crate) fn take_doubt(&self) -> bool {
         self.doubted.swap(false, Ordering::Relaxed)
+    }
+
+    /// Notes who listens on the socket. Another one than before is another VM, or the same one
+    /// started afresh, even if nobody saw the old one go.
+    pub(crate) fn behind(&self, listener: Option<Incarnation>) {
+        let before = std::mem::replace(&mut *lock(&self.incarnation), listener);
+        if let Some(before) = before
+            && listener != Some(before)
+        {
+            self.disrupted();
+            let now = listener.map_or_else(|| "an unknown process".into(), |now| now.to_string());
+            tracing::info!(
+                vm.id = %self.id,
+                "{}: {now} is behind its socket, where {before} was: the VM was started afresh or replaced",
+                self.id
+            );
+        }
     }
 
     pub(crate) fn disrupted(&self) {

@@ -13,6 +13,7 @@ mod freeze;
 mod guardian;
 mod handle;
 mod id;
+mod incarnation;
 mod lease;
 mod link;
 mod queue;
@@ -33,6 +34,7 @@ pub use events::{
 pub use freeze::{FreezeError, FreezeRequest, Leases, ShutdownReport};
 pub use handle::{CallError, CallOptions, VmHandle};
 pub use id::{InvalidVmId, VmId};
+pub use incarnation::Incarnation;
 pub use lease::{Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Policy, ThawCause, Verdict};
 pub use link::{LinkState, LinkStatus};
 pub use registry::Registry;
