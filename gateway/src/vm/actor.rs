@@ -159,9 +159,7 @@ impl Actor<'_> {
     }
 
     fn enter(&self, state: LinkState, reason: String) {
-        if self.vm.link.set(state, Some(reason)) {
-            tracing::info!(vm.id = %self.vm.id, "{}: {}", self.vm.id, self.vm.link.status());
-        }
+        self.vm.enter(state, Some(reason));
     }
 
     fn fail_queue(&self) {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::capabilities::{Capabilities, Interner};
 use super::counters::{Counters, CountersSnapshot};
+use super::events::{Event, EventKind, Events};
 use super::link::{Link, LinkState, LinkStatus};
 use super::qmp::Monitor;
 use super::queue::{Priority, Queue};
@@ -32,6 +33,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) agents: Interner,
+    pub(crate) events: Events,
     /// Wakes the discovery: a VM that was kept for its lease may go.
     pub(crate) unpinned: Notify,
 }
@@ -42,6 +44,7 @@ impl Settings {
             limits: config.limits.clone(),
             timeouts: config.timeouts.clone(),
             agents: Interner::default(),
+            events: Events::new(&config.limits),
             unpinned: Notify::new(),
         })
     }
@@ -373,6 +376,50 @@ impl Vm {
         CallOptions::from_config(info, &settings.timeouts, settings.limits.reply_cap_bytes)
     }
 
+    /// Where the link stands now: the one place that says so to watchers, subscribers and the log.
+    pub(crate) fn enter(&self, state: LinkState, reason: Option<String>) {
+        let before = self.link.state();
+        if self.link.set(state, reason) {
+            self.link_changed(before);
+        }
+    }
+
+    /// The guest's CPUs do not run: nothing in it can answer.
+    pub(super) fn pause(&self, reason: String) {
+        let before = self.link.status().state;
+        if self.link.pause(reason) {
+            self.link_changed(before);
+            self.wake.notify_one();
+        }
+    }
+
+    /// The guest's CPUs run, or there is no telling any more.
+    pub(super) fn resume(&self) {
+        if self.link.resume() {
+            self.link_changed(LinkState::Paused);
+            // On demand, nobody else would look how the guest is now.
+            if self.mode == Mode::OnDemand {
+                self.kicked.store(true, Ordering::Relaxed);
+            }
+            self.wake.notify_one();
+        }
+    }
+
+    fn link_changed(&self, before: LinkState) {
+        let link = self.link.status();
+        tracing::info!(vm.id = %self.id, "{}: {link}", self.id);
+        let event = Event::new(EventKind::LinkChanged).vm(&self.id);
+        let event = event.with("state", link.state.as_str()).with("before", before.as_str());
+        self.settings.events.publish(event.with("reason", link.reason.as_deref().map(printable)));
+    }
+
+    /// Something that spoils what is believed of the guest, seen elsewhere than on the link.
+    pub(super) fn upset(&self, kind: EventKind, what: &'static str) {
+        self.disrupted(what);
+        tracing::info!(vm.id = %self.id, "{}: {what}", self.id);
+        self.settings.events.publish(Event::new(kind).vm(&self.id).with("reason", what));
+    }
+
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue<Box<Pending>>> {
         lock(&self.queue)
     }
@@ -408,13 +455,9 @@ impl Vm {
         if let Some(before) = before
             && listener != Some(before)
         {
-            self.disrupted("another process was found behind the VM's socket");
             let now = listener.map_or_else(|| "an unknown process".into(), |now| now.to_string());
-            tracing::info!(
-                vm.id = %self.id,
-                "{}: {now} is behind its socket, where {before} was: the VM was started afresh or replaced",
-                self.id
-            );
+            tracing::info!(vm.id = %self.id, "{}: {now} has taken the place of {before}", self.id);
+            self.upset(EventKind::VmReplaced, "another process is behind the VM's socket");
         }
     }
 

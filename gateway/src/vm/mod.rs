@@ -9,6 +9,7 @@ mod buffer;
 mod capabilities;
 mod counters;
 mod discovery;
+mod events;
 mod freeze;
 mod guardian;
 mod handle;
@@ -30,6 +31,10 @@ mod watch;
 
 pub use capabilities::{Capabilities, CommandState};
 pub use counters::CountersSnapshot;
+pub use events::{
+    Delivery, Event, EventId, EventKind, Events, InvalidEventId, InvalidEventKind, Published,
+    Subscription, TooManySubscribers,
+};
 pub use freeze::{FreezeError, FreezeRequest, Leases, ShutdownReport};
 pub use handle::{CallError, CallOptions, VmHandle};
 pub use id::{InvalidVmId, VmId};

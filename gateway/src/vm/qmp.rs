@@ -25,6 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use self::wire::{Ask, Event, Lines, Message};
 use super::buffer::with_buffer;
+use super::events::EventKind;
 use super::handle::Vm;
 use super::signs::Sign;
 use super::socket;
@@ -69,7 +70,7 @@ pub(super) async fn run(vm: Arc<Vm>) {
                 let mut session = Session::new(&vm, connection.stream);
                 // Boxed, so that a VM whose monitor is lost does not pay for a connection.
                 let end = Box::pin(session.run(monitor)).await;
-                vm.link.resume();
+                vm.resume();
                 vm.tell(Sign::PortUnknown);
                 match end {
                     Ok(()) => return,
@@ -234,15 +235,14 @@ impl<'a> Session<'a> {
             // Which port it is, the event says by the name of its device; whether it is ours, the
             // list of character devices says by their paths.
             Event::Port => self.wants_port = true,
-            Event::Reset => self.gone(Sign::Reset),
-            Event::Shutdown => self.gone(Sign::Shutdown),
-            Event::Panicked => self.gone(Sign::Panicked),
+            Event::Reset => self.gone(Sign::Reset, EventKind::VmReset),
+            Event::Shutdown => self.gone(Sign::Shutdown, EventKind::VmShutdown),
+            Event::Panicked => self.gone(Sign::Panicked, EventKind::VmPanicked),
         }
     }
 
-    fn gone(&mut self, sign: Sign) {
-        self.vm.disrupted(sign.text());
-        tracing::info!(vm.id = %self.vm.id, "{}: {}", self.vm.id, sign.text());
+    fn gone(&mut self, sign: Sign, kind: EventKind) {
+        self.vm.upset(kind, sign.text());
         self.vm.tell(sign);
         self.wants_status = true;
         self.wants_port = true;
@@ -250,13 +250,9 @@ impl<'a> Session<'a> {
 
     /// `None`: the guest's CPUs run; else why they do not.
     fn runs(&self, stopped: Option<String>) {
-        let changed = match stopped {
-            None => self.vm.link.resume(),
-            Some(why) => self.vm.link.pause(why),
-        };
-        if changed {
-            tracing::info!(vm.id = %self.vm.id, "{}: {}", self.vm.id, self.vm.link.status());
-            self.vm.wake.notify_one();
+        match stopped {
+            None => self.vm.resume(),
+            Some(why) => self.vm.pause(why),
         }
     }
 

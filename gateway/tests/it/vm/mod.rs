@@ -3,7 +3,6 @@
 
 mod discovery;
 mod fake;
-mod fake_qmp;
 mod hostile;
 mod leases;
 mod links;

@@ -15,8 +15,8 @@ use tokio::net::UnixListener;
 use tokio::time::{Instant, timeout};
 
 use super::fake::{Act, Guest};
-use super::fake_qmp::Qmp;
 use super::{BOUND, QUICK, eventually, parse, ping, quick, reaches, recovers, until};
+use crate::fake_qmp::{Qmp, Truth};
 
 /// A VM with both sockets.
 struct Vm {
@@ -40,16 +40,22 @@ impl Vm {
         vm
     }
 
-    async fn start(change: impl FnOnce(&mut super::fake_qmp::Truth)) -> Self {
+    async fn start(change: impl FnOnce(&mut Truth)) -> Self {
         let dir = tempdir().expect("tempdir");
         let (agent, control) = (dir.path().join("a"), dir.path().join("a.qmp"));
         let guest = Guest::start(&agent);
         let qmp = Qmp::with(&control, &agent, change);
         let registry = registry(&agent, &control, "persistent");
         let vm = registry.list().remove(0);
-        qmp.known().await;
+        known(&qmp).await;
         Self { dir, registry, guest, qmp, vm }
     }
+}
+
+/// Until the gateway has asked all that it asks after a connect.
+async fn known(qmp: &Qmp) {
+    let all = || qmp.truth().asked.iter().any(|asked| asked == "query-chardev");
+    eventually("QMP is followed", all).await;
 }
 
 fn freeze() -> FreezeRequest {
@@ -288,7 +294,7 @@ async fn on_demand_a_paused_vms_socket_is_left_to_others() {
     let registry = registry(&agent, &control, "on-demand");
     let vm = registry.list().remove(0);
     until(&vm, LinkState::Ready).await;
-    qmp.known().await;
+    known(&qmp).await;
     qmp.stop();
     until(&vm, LinkState::Paused).await;
     eventually("left", || !guest.truth().connected).await;

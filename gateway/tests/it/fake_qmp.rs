@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 
 /// A QMP socket whose client is told what the test says.
-pub(super) struct Qmp {
+pub(crate) struct Qmp {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
@@ -22,23 +22,23 @@ struct Shared {
 
 /// What QEMU would know.
 #[derive(Clone, Debug)]
-pub(super) struct Truth {
-    pub(super) status: &'static str,
-    pub(super) port_open: bool,
+pub(crate) struct Truth {
+    pub(crate) status: &'static str,
+    pub(crate) port_open: bool,
     /// The agent's socket, as QEMU lists it.
-    pub(super) chardev: String,
+    pub(crate) chardev: String,
     /// Commands in the order in which they came.
-    pub(super) asked: Vec<String>,
-    pub(super) connections: usize,
+    pub(crate) asked: Vec<String>,
+    pub(crate) connections: usize,
 }
 
 impl Qmp {
     /// Of a VM that runs, with an agent behind `agent` that has its port open.
-    pub(super) fn start(path: &Path, agent: &Path) -> Self {
+    pub(crate) fn start(path: &Path, agent: &Path) -> Self {
         Self::with(path, agent, |_| {})
     }
 
-    pub(super) fn with(path: &Path, agent: &Path, change: impl FnOnce(&mut Truth)) -> Self {
+    pub(crate) fn with(path: &Path, agent: &Path, change: impl FnOnce(&mut Truth)) -> Self {
         let mut truth = Truth {
             status: "running",
             port_open: true,
@@ -60,33 +60,27 @@ impl Qmp {
         Self { shared, task }
     }
 
-    pub(super) fn truth(&self) -> Truth {
+    pub(crate) fn truth(&self) -> Truth {
         self.shared.truth.lock().expect("truth").clone()
     }
 
     /// Changes the truth, and then tells the client of it.
-    pub(super) fn happens(&self, event: &str, change: impl FnOnce(&mut Truth)) {
+    pub(crate) fn happens(&self, event: &str, change: impl FnOnce(&mut Truth)) {
         change(&mut self.shared.truth.lock().expect("truth"));
         let event = json!({ "timestamp": { "seconds": 1, "microseconds": 2 }, "event": event });
         let _ = self.shared.events.send(event);
     }
 
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.happens("STOP", |truth| truth.status = "paused");
     }
 
-    pub(super) fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.happens("RESUME", |truth| truth.status = "running");
     }
 
-    pub(super) fn port(&self, open: bool) {
+    pub(crate) fn port(&self, open: bool) {
         self.happens("VSERPORT_CHANGE", |truth| truth.port_open = open);
-    }
-
-    /// Until the gateway has asked all that it asks after a connect.
-    pub(super) async fn known(&self) {
-        let all = || self.truth().asked.iter().any(|asked| asked == "query-chardev");
-        super::eventually("QMP is followed", all).await;
     }
 }
 
