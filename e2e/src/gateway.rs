@@ -48,7 +48,8 @@ impl Gateway {
             let token = dir.join("token");
             listen = format!("tcp = \"{tcp}\"\ntoken_file = {token:?}\n");
         }
-        let vms: Vec<_> = vms.iter().map(|(id, socket)| ((*id).to_owned(), socket.clone())).collect();
+        let vms: Vec<_> =
+            vms.iter().map(|(id, socket)| ((*id).to_owned(), socket.clone())).collect();
         Self::start_with(program, dir, &listen, &vms)
     }
 
