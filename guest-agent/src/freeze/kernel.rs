@@ -16,6 +16,7 @@ use rustix::time::{
     timerfd_create, timerfd_settime,
 };
 
+use super::hook_process::{self, HookProcess};
 use super::mounts::Mounts;
 use crate::sys::{fsfreeze, threads};
 use crate::{errno, helper};
@@ -45,7 +46,8 @@ pub(super) trait Kernel: Send + Sync + 'static {
     fn freeze(&self, path: &Path) -> Frozen;
     /// Thaws what is mounted at `path`, however often it was frozen; whether it was at all.
     fn thaw(&self, path: &Path) -> bool;
-    /// Runs a hook to its end, or for as long as `patience` and `stop` let it run.
+    /// Runs a hook to its end, or for as long as `patience` and `stop` let it run. One that a killed
+    /// agent has left behind is ended first, which may take as long again.
     fn hook(
         &self,
         path: &Path,
@@ -63,12 +65,14 @@ pub(super) trait Kernel: Send + Sync + 'static {
 #[derive(Debug)]
 pub(super) struct Linux {
     timer: Arc<OwnedFd>,
+    hooks: HookProcess,
 }
 
 impl Linux {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(state_dir: &Path) -> io::Result<Self> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        Ok(Self { timer: Arc::new(timerfd_create(TimerfdClockId::Boottime, flags)?) })
+        let timer = Arc::new(timerfd_create(TimerfdClockId::Boottime, flags)?);
+        Ok(Self { timer, hooks: HookProcess::new(state_dir) })
     }
 
     /// What becomes readable at each tick.
@@ -118,8 +122,15 @@ impl Kernel for Linux {
         patience: Duration,
         stop: &AtomicBool,
     ) -> Result<(), QgaError> {
+        self.hooks.end(patience, stop);
+        let record = self.hooks.begin(argument);
         let command = [path.as_os_str(), argument.as_ref()];
-        helper::run_until(&command, "execute fsfreeze hook", patience, stop)
+        let write_down = move || {
+            if let Ok(record) = &record {
+                hook_process::write_down(record);
+            }
+        };
+        helper::run_until(&command, "execute fsfreeze hook", patience, stop, write_down)
     }
 
     fn now_ms(&self) -> u64 {
@@ -163,7 +174,8 @@ mod tests {
 
     #[test]
     fn ticks_from_a_time_that_is_past_and_not_when_told_not_to() {
-        let linux = Linux::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let linux = Linux::new(dir.path()).unwrap();
         let ticks = |milliseconds: i64| {
             let limit = Timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
             let mut timer = [PollFd::new(&*linux.timer, PollFlags::IN)];

@@ -6,6 +6,7 @@
 
 pub(crate) mod choice;
 mod engine;
+mod hook_process;
 mod kernel;
 pub(crate) mod marker;
 pub(crate) mod mounts;
@@ -63,7 +64,7 @@ impl Freezer {
         let frozen = marker.exists();
         let phase = Arc::new(SharedPhase::new(if frozen { Phase::Frozen } else { Phase::Thawed }));
         let report = Arc::new(SharedReport::new(Identity::new()));
-        let linux = Linux::new()?;
+        let linux = Linux::new(marker.state_dir())?;
         let timer = linux.timer();
         let (outbox, inbox) = sync_channel(INBOX);
         let mut engine = Engine::new(
