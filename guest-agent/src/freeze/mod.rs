@@ -13,6 +13,7 @@ pub(crate) mod mounts;
 mod order;
 pub(crate) mod phase;
 mod predecessor;
+mod reach;
 mod record;
 mod report;
 pub(crate) mod settings;
