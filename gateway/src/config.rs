@@ -189,6 +189,15 @@ pub struct Limits {
     /// How long a stop may take to thaw what is frozen.
     #[serde(rename = "shutdown_grace_seconds", deserialize_with = "fields::seconds")]
     pub shutdown_grace: Duration,
+    /// Events kept for subscribers that come back.
+    pub events_kept: usize,
+    /// What they may take of memory.
+    pub events_kept_bytes: usize,
+    /// How many may follow the events at once.
+    pub event_subscribers: usize,
+    /// How often a subscriber is shown that the connection lives.
+    #[serde(rename = "event_heartbeat_seconds", deserialize_with = "fields::seconds")]
+    pub event_heartbeat: Duration,
 }
 
 impl Default for Limits {
@@ -211,6 +220,10 @@ impl Default for Limits {
             ended_leases: 10_000,
             ended_lease: seconds(7 * 86_400),
             shutdown_grace: seconds(30),
+            events_kept: 10_000,
+            events_kept_bytes: 4 << 20,
+            event_subscribers: 64,
+            event_heartbeat: seconds(15),
         }
     }
 }
@@ -317,7 +330,11 @@ impl Config {
             }
         }
         let l = &self.limits;
-        let zero = [("queue_depth", l.queue_depth), ("reply_cap_bytes", l.reply_cap_bytes)];
+        let zero = [
+            ("queue_depth", l.queue_depth),
+            ("reply_cap_bytes", l.reply_cap_bytes),
+            ("events_kept", l.events_kept),
+        ];
         if let Some((key, _)) = zero.iter().find(|(_, value)| *value == 0) {
             return Some((format!("limits.{key}"), "must be at least 1".into()));
         }

@@ -10,6 +10,7 @@ mod caller;
 mod context;
 mod document;
 mod error;
+mod events;
 mod extract;
 mod file_handles;
 mod freezes;
@@ -95,6 +96,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(file_handles::write_file))
         .routes(routes!(file_handles::seek_file))
         .routes(routes!(file_handles::flush_file))
+        .routes(routes!(events::follow_events))
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))
         .routes(routes!(service::version))

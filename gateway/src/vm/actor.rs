@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::handle::{CallError, Vm};
 use super::link::LinkState;
 use super::session::{End, Session};
-use super::socket::{self, ConnectError};
+use super::socket::{self, ConnectError, Connection};
 use super::timer::Timer;
 use crate::config::Mode;
 
@@ -58,7 +58,8 @@ impl Actor<'_> {
         }
         self.tried = Some(Instant::now());
         match socket::connect(&self.vm.socket, &self.vm.owners) {
-            Ok(stream) => {
+            Ok(Connection { stream, listener }) => {
+                self.vm.behind(listener);
                 if !self.vm.link.state().answers() {
                     let reason = "connected; waiting for the agent's first answer";
                     self.enter(LinkState::Silent, reason.into());
@@ -155,9 +156,7 @@ impl Actor<'_> {
     }
 
     fn enter(&self, state: LinkState, reason: String) {
-        if self.vm.link.set(state, Some(reason)) {
-            tracing::info!(vm.id = %self.vm.id, "{}: {}", self.vm.id, self.vm.link.status());
-        }
+        self.vm.enter(state, Some(reason));
     }
 
     fn fail_queue(&self) {

@@ -11,11 +11,12 @@ use qga_proto::{QgaError, ReplyError, ReplyText};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
-use super::VmId;
 use super::capabilities::{Capabilities, Interner};
 use super::counters::{Counters, CountersSnapshot};
+use super::events::{Event, EventKind, Events};
 use super::link::{Link, LinkState, LinkStatus};
 use super::queue::{Priority, Queue};
+use super::{Incarnation, VmId};
 use crate::config::{Config, Limits, Mode, Timeouts, VmConfig};
 use crate::printable::printable;
 
@@ -29,6 +30,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) agents: Interner,
+    pub(crate) events: Events,
     /// Wakes the discovery: a VM that was kept for its lease may go.
     pub(crate) unpinned: Notify,
 }
@@ -39,6 +41,7 @@ impl Settings {
             limits: config.limits.clone(),
             timeouts: config.timeouts.clone(),
             agents: Interner::default(),
+            events: Events::new(&config.limits),
             unpinned: Notify::new(),
         })
     }
@@ -67,6 +70,7 @@ pub(crate) struct Vm {
     pins: AtomicU32,
     /// Connections lost and silences begun: what spoils a lease's verdict.
     disruptions: AtomicU64,
+    incarnation: Mutex<Option<Incarnation>>,
 }
 
 /// A call on its way to the wire.
@@ -193,6 +197,7 @@ impl VmHandle {
             closed: AtomicBool::new(false),
             pins: AtomicU32::new(0),
             disruptions: AtomicU64::new(0),
+            incarnation: Mutex::default(),
             settings,
         }))
     }
@@ -288,8 +293,14 @@ impl VmHandle {
         Pin(self.clone())
     }
 
-    /// How often the link has broken or gone silent.
-    pub(crate) fn disruptions(&self) -> u64 {
+    /// The process behind the socket when it was last connected to; `None` if there was none yet,
+    /// or it cannot be told. Another one counts as a disruption.
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        *lock(&self.0.incarnation)
+    }
+
+    /// How often the link has broken or gone silent, or another process was found behind it.
+    pub fn disruptions(&self) -> u64 {
         self.0.disruptions.load(Ordering::Relaxed)
     }
 
@@ -345,6 +356,19 @@ impl Vm {
         CallOptions::from_config(info, &settings.timeouts, settings.limits.reply_cap_bytes)
     }
 
+    /// Where the link stands now: the one place that says so to watchers, subscribers and the log.
+    pub(crate) fn enter(&self, state: LinkState, reason: Option<String>) {
+        let before = self.link.state();
+        if !self.link.set(state, reason) {
+            return;
+        }
+        let link = self.link.status();
+        tracing::info!(vm.id = %self.id, "{}: {link}", self.id);
+        let event = Event::new(EventKind::LinkChanged).vm(&self.id);
+        let event = event.with("state", state.as_str()).with("before", before.as_str());
+        self.settings.events.publish(event.with("reason", link.reason.as_deref().map(printable)));
+    }
+
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue<Box<Pending>>> {
         lock(&self.queue)
     }
@@ -371,6 +395,23 @@ impl Vm {
 
     pub(crate) fn take_doubt(&self) -> bool {
         self.doubted.swap(false, Ordering::Relaxed)
+    }
+
+    /// Notes who listens on the socket. Another one than before is another VM, or the same one
+    /// started afresh, even if nobody saw the old one go.
+    pub(crate) fn behind(&self, listener: Option<Incarnation>) {
+        let before = std::mem::replace(&mut *lock(&self.incarnation), listener);
+        if let Some(before) = before
+            && listener != Some(before)
+        {
+            self.disrupted();
+            let now = listener.map_or_else(|| "an unknown process".into(), |now| now.to_string());
+            tracing::info!(
+                vm.id = %self.id,
+                "{}: {now} is behind its socket, where {before} was: the VM was started afresh or replaced",
+                self.id
+            );
+        }
     }
 
     pub(crate) fn disrupted(&self) {

@@ -8,10 +8,12 @@ mod boottime;
 mod capabilities;
 mod counters;
 mod discovery;
+mod events;
 mod freeze;
 mod guardian;
 mod handle;
 mod id;
+mod incarnation;
 mod lease;
 mod link;
 mod queue;
@@ -25,9 +27,14 @@ mod watch;
 
 pub use capabilities::{Capabilities, CommandState};
 pub use counters::CountersSnapshot;
+pub use events::{
+    Delivery, Event, EventId, EventKind, Events, InvalidEventId, InvalidEventKind, Published,
+    Subscription, TooManySubscribers,
+};
 pub use freeze::{FreezeError, FreezeRequest, Leases, ShutdownReport};
 pub use handle::{CallError, CallOptions, VmHandle};
 pub use id::{InvalidVmId, VmId};
+pub use incarnation::Incarnation;
 pub use lease::{Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Policy, ThawCause, Verdict};
 pub use link::{LinkState, LinkStatus};
 pub use registry::Registry;

@@ -224,8 +224,6 @@ impl Session<'_> {
     }
 
     fn enter(&self, state: LinkState, reason: Option<&str>) {
-        if self.vm.link.set(state, reason.map(Into::into)) {
-            tracing::info!(vm.id = %self.vm.id, "{}: {}", self.vm.id, self.vm.link.status());
-        }
+        self.vm.enter(state, reason.map(Into::into));
     }
 }

@@ -123,9 +123,7 @@ impl Session<'_> {
             (pause * 2).clamp(limits.sync, SYNC_PAUSE_MOST.min(limits.backoff_max).max(limits.sync))
         };
         self.stage = Stage::Silent { again: now + pause, pause };
-        if self.vm.link.set(state, Some(reason)) {
-            tracing::info!(vm.id = %self.vm.id, "{}: {}", self.vm.id, self.vm.link.status());
-        }
+        self.vm.enter(state, Some(reason));
         if entering {
             self.vm.counters.syncs_failed.add(1);
             // An agent that is busy with what it was told leaves no sign of a reset.

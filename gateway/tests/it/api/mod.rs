@@ -5,6 +5,7 @@ mod calls;
 mod client;
 mod config;
 mod document;
+mod events;
 mod files;
 mod freeze;
 mod gateway;
