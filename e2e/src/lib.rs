@@ -33,6 +33,7 @@ mod qmp;
 mod raw_agent;
 mod record;
 mod rest;
+pub mod sim;
 mod target;
 mod vm;
 mod wait;

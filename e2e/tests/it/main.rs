@@ -9,6 +9,8 @@ mod demo;
 #[cfg(test)]
 mod families;
 #[cfg(test)]
+mod fleet;
+#[cfg(test)]
 mod guests;
 #[cfg(test)]
 mod leases;
@@ -22,6 +24,8 @@ mod rest_files;
 mod rest_freeze;
 #[cfg(test)]
 mod rest_power;
+#[cfg(test)]
+mod rest_qmp;
 #[cfg(test)]
 mod rest_restart;
 #[cfg(test)]

@@ -12,5 +12,6 @@ mod gateway;
 mod old_agent;
 mod page;
 mod paused;
+mod reads;
 mod requests;
 mod stop;
