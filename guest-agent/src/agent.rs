@@ -25,7 +25,8 @@ const SIGNALS: u64 = u64::MAX;
 const COMPLETIONS: u64 = u64::MAX - 1;
 const DEADLINE: u64 = u64::MAX - 2;
 
-/// After large messages, memory is given back once they have stopped for this long.
+/// After the start and after large messages, memory is given back when it has been quiet for this
+/// long.
 const QUIET: Duration = Duration::from_secs(1);
 /// How long to linger for a file's chunk.
 const MOMENT: Duration = Duration::from_micros(50);
@@ -68,6 +69,7 @@ impl Agent {
                 reopener.lost(index);
             }
         }
+        let give_back_at = Some(Instant::now() + QUIET);
         let sessions = channels
             .into_iter()
             .enumerate()
@@ -80,7 +82,7 @@ impl Agent {
             dispatch,
             sessions,
             reopener,
-            give_back_at: None,
+            give_back_at,
             vain_left: 0,
             vain: 0,
         })
@@ -203,7 +205,11 @@ impl Agent {
         } else if self.give_back_at.is_some_and(|at| Instant::now() >= at) {
             self.give_back_at = None;
             self.sessions.iter_mut().for_each(Session::shrink);
-            sys::memory::give_back();
+            // What was not locked may be needed from a filesystem that is frozen; the freeze
+            // engine does this after the thaw.
+            if self.dispatch.phase() == Phase::Thawed {
+                sys::memory::give_back();
+            }
         }
     }
 }
