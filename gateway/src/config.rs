@@ -178,6 +178,9 @@ pub struct Limits {
     /// Longest bound on freezing.
     #[serde(rename = "freeze_timeout_max_seconds", deserialize_with = "fields::seconds")]
     pub freeze_timeout_max: Duration,
+    /// The most that a request may ask for with `timeout_seconds`.
+    #[serde(rename = "call_timeout_max_seconds", deserialize_with = "fields::seconds")]
+    pub call_timeout_max: Duration,
     /// How long a lease whose VM is gone is held for the VM to come back.
     #[serde(rename = "orphan_seconds", deserialize_with = "fields::seconds")]
     pub orphan: Duration,
@@ -216,6 +219,7 @@ impl Default for Limits {
             ttl_max: seconds(3600),
             freeze_timeout_default: seconds(30),
             freeze_timeout_max: seconds(600),
+            call_timeout_max: seconds(3600),
             orphan: seconds(3600),
             ended_leases: 10_000,
             ended_lease: seconds(7 * 86_400),
@@ -244,7 +248,10 @@ pub struct Timeouts {
     /// Thawing.
     #[serde(rename = "thaw_seconds", deserialize_with = "fields::seconds")]
     pub thaw: Duration,
-    /// Shutdown.
+    /// Trimming.
+    #[serde(rename = "trim_seconds", deserialize_with = "fields::seconds")]
+    pub trim: Duration,
+    /// Shutting down and suspending.
     #[serde(rename = "shutdown_seconds", deserialize_with = "fields::seconds")]
     pub shutdown: Duration,
     /// Everything else.
@@ -260,6 +267,7 @@ impl Default for Timeouts {
             file: seconds(30),
             freeze: seconds(60),
             thaw: seconds(180),
+            trim: seconds(600),
             shutdown: seconds(60),
             other: seconds(30),
         }

@@ -89,6 +89,7 @@ sends, `x-qga-problems` the codes that it can answer with.
     tags(
         (name = "vms", description = "VMs, without asking their guests"),
         (name = "agent", description = "The guest agent itself"),
+        (name = "guest", description = "What a guest says of itself, and its settings"),
         (name = "freeze", description = "Frozen filesystems, held by leases"),
         (name = "power", description = "Shutting down"),
         (name = "files", description = "Files in the guest, by handle"),

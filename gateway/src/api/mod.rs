@@ -6,6 +6,7 @@
 
 pub mod access;
 mod agent;
+mod call_timeout;
 mod caller;
 mod context;
 mod document;
@@ -20,6 +21,7 @@ mod lease;
 mod mirror;
 mod page;
 mod power;
+mod reads;
 mod service;
 mod time;
 mod vms;
@@ -78,9 +80,9 @@ fn operations() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(document::frame())
         .routes(routes!(vms::list_vms))
         .routes(routes!(vms::show_vm))
-        .routes(routes!(agent::show_agent))
         .routes(routes!(agent::ping_agent))
         .routes(routes!(agent::sync_agent))
+        .merge(reads::routes())
         .routes(routes!(
             fsfreeze::show_fsfreeze,
             fsfreeze::freeze_vm,

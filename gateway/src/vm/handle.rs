@@ -116,7 +116,11 @@ impl CallOptions {
             "guest-fsfreeze-status" => (timeouts.session, 64 << 10),
             "guest-fsfreeze-freeze" | "guest-fsfreeze-freeze-list" => (timeouts.freeze, 64 << 10),
             "guest-fsfreeze-thaw" => (timeouts.thaw, 64 << 10),
-            "guest-shutdown" => (timeouts.shutdown, 64 << 10),
+            "guest-shutdown"
+            | "guest-suspend-disk"
+            | "guest-suspend-ram"
+            | "guest-suspend-hybrid" => (timeouts.shutdown, 64 << 10),
+            "guest-fstrim" => (timeouts.trim, 16 << 20),
             "guest-file-read" => (timeouts.file, most),
             name if name.starts_with("guest-file-") => (timeouts.file, 64 << 10),
             _ => (timeouts.other, 16 << 20),

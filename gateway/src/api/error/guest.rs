@@ -140,15 +140,7 @@ fn agent_error(vm: &VmHandle, info: &CommandInfo, frozen: bool, error: &QgaError
             )
             .outcome(Outcome::Failed, true)
         } else {
-            Problem::new(
-                Code::CommandDisabled,
-                format!(
-                    "The agent of VM \"{id}\" has {} switched off by its own configuration in \
-                     the guest (block-rpcs or allow-rpcs). Only there can it be allowed.",
-                    info.name
-                ),
-            )
-            .outcome(Outcome::Failed, false)
+            disabled(vm, info.name).outcome(Outcome::Failed, false)
         }
     } else if error.is_not_found() {
         unsupported(vm, info)
@@ -174,6 +166,24 @@ fn agent_error(vm: &VmHandle, info: &CommandInfo, frozen: bool, error: &QgaError
         .outcome(Outcome::Failed, false)
     };
     problem.guest_said(error.class.as_str(), &error.desc)
+}
+
+fn disabled(vm: &VmHandle, command: &str) -> Problem {
+    // Since 9.1 an agent does not list what its system does not have (qga-facts.md 2.1).
+    let old = vm.capabilities().is_some_and(|agent| agent.before(9, 1));
+    let or = if old {
+        ", or its system does not have it: agents before QEMU 9.1 say the same"
+    } else {
+        ""
+    };
+    Problem::new(
+        Code::CommandDisabled,
+        format!(
+            "The agent of VM \"{}\" has {command} switched off by its own configuration in the \
+             guest (block-rpcs or allow-rpcs){or}. Only there can it be allowed.",
+            vm.id()
+        ),
+    )
 }
 
 fn unsupported(vm: &VmHandle, info: &CommandInfo) -> Problem {

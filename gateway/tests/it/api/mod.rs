@@ -11,5 +11,6 @@ mod freeze;
 mod gateway;
 mod old_agent;
 mod page;
+mod reads;
 mod requests;
 mod stop;

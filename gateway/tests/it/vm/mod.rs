@@ -9,7 +9,7 @@ mod links;
 mod memory;
 mod modes;
 mod old_agent;
-mod qemu_ga;
+pub(crate) mod qemu_ga;
 mod thaws;
 
 use std::path::Path;
