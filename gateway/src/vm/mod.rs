@@ -5,6 +5,7 @@
 
 mod actor;
 mod boottime;
+mod buffer;
 mod capabilities;
 mod counters;
 mod discovery;
@@ -16,11 +17,14 @@ mod id;
 mod incarnation;
 mod lease;
 mod link;
+mod qmp;
 mod queue;
 mod registry;
 mod session;
+mod signs;
 mod sock_diag;
 mod socket;
+mod surplus;
 mod timer;
 mod verdict;
 mod watch;

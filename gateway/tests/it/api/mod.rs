@@ -11,6 +11,7 @@ mod freeze;
 mod gateway;
 mod old_agent;
 mod page;
+mod paused;
 mod reads;
 mod requests;
 mod stop;
