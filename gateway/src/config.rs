@@ -24,6 +24,7 @@
 
 mod fields;
 mod locate;
+mod template;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,7 +35,7 @@ use serde::Deserialize;
 
 use crate::vm::VmId;
 
-pub use fields::IdTemplate;
+pub use template::{IdTemplate, PathTemplate};
 
 /// The gateway's configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -97,6 +98,9 @@ pub struct VmConfig {
     /// Users as whom the socket's listener may run; empty for any.
     #[serde(default)]
     pub owner_uids: Vec<u32>,
+    /// QEMU's QMP socket, a monitor that nobody else uses: it serves one client.
+    #[serde(default, deserialize_with = "fields::absolute_or_none")]
+    pub qmp: Option<PathBuf>,
 }
 
 /// A pattern of sockets that come and go.
@@ -118,6 +122,9 @@ pub struct DiscoverConfig {
     /// Users as whom the listeners may run; empty for any.
     #[serde(default)]
     pub owner_uids: Vec<u32>,
+    /// How a path gives that of the VM's QMP socket, which nobody else may use; none unless told.
+    #[serde(default)]
+    pub qmp: Option<PathTemplate>,
 }
 
 impl DiscoverConfig {
@@ -178,6 +185,9 @@ pub struct Limits {
     /// Longest bound on freezing.
     #[serde(rename = "freeze_timeout_max_seconds", deserialize_with = "fields::seconds")]
     pub freeze_timeout_max: Duration,
+    /// The most that a request may ask for with `timeout_seconds`.
+    #[serde(rename = "call_timeout_max_seconds", deserialize_with = "fields::seconds")]
+    pub call_timeout_max: Duration,
     /// How long a lease whose VM is gone is held for the VM to come back.
     #[serde(rename = "orphan_seconds", deserialize_with = "fields::seconds")]
     pub orphan: Duration,
@@ -189,6 +199,15 @@ pub struct Limits {
     /// How long a stop may take to thaw what is frozen.
     #[serde(rename = "shutdown_grace_seconds", deserialize_with = "fields::seconds")]
     pub shutdown_grace: Duration,
+    /// Events kept for subscribers that come back.
+    pub events_kept: usize,
+    /// What they may take of memory.
+    pub events_kept_bytes: usize,
+    /// How many may follow the events at once.
+    pub event_subscribers: usize,
+    /// How often a subscriber is shown that the connection lives.
+    #[serde(rename = "event_heartbeat_seconds", deserialize_with = "fields::seconds")]
+    pub event_heartbeat: Duration,
 }
 
 impl Default for Limits {
@@ -207,10 +226,15 @@ impl Default for Limits {
             ttl_max: seconds(3600),
             freeze_timeout_default: seconds(30),
             freeze_timeout_max: seconds(600),
+            call_timeout_max: seconds(3600),
             orphan: seconds(3600),
             ended_leases: 10_000,
             ended_lease: seconds(7 * 86_400),
             shutdown_grace: seconds(30),
+            events_kept: 10_000,
+            events_kept_bytes: 4 << 20,
+            event_subscribers: 64,
+            event_heartbeat: seconds(15),
         }
     }
 }
@@ -231,7 +255,10 @@ pub struct Timeouts {
     /// Thawing.
     #[serde(rename = "thaw_seconds", deserialize_with = "fields::seconds")]
     pub thaw: Duration,
-    /// Shutdown.
+    /// Trimming.
+    #[serde(rename = "trim_seconds", deserialize_with = "fields::seconds")]
+    pub trim: Duration,
+    /// Shutting down and suspending.
     #[serde(rename = "shutdown_seconds", deserialize_with = "fields::seconds")]
     pub shutdown: Duration,
     /// Everything else.
@@ -247,6 +274,7 @@ impl Default for Timeouts {
             file: seconds(30),
             freeze: seconds(60),
             thaw: seconds(180),
+            trim: seconds(600),
             shutdown: seconds(60),
             other: seconds(30),
         }
@@ -315,9 +343,25 @@ impl Config {
                     format!("vm[{other}] has that socket already, and it serves one client");
                 return Some((format!("vm[{n}].socket"), cause));
             }
+            let Some(qmp) = &vm.qmp else { continue };
+            if self.vms.iter().any(|other| other.socket == *qmp) {
+                let cause = "is the socket of an agent, not of QMP".into();
+                return Some((format!("vm[{n}].qmp"), cause));
+            }
+            if let Some(other) =
+                self.vms[..n].iter().position(|other| other.qmp.as_ref() == Some(qmp))
+            {
+                let cause =
+                    format!("vm[{other}] has that socket already, and it serves one client");
+                return Some((format!("vm[{n}].qmp"), cause));
+            }
         }
         let l = &self.limits;
-        let zero = [("queue_depth", l.queue_depth), ("reply_cap_bytes", l.reply_cap_bytes)];
+        let zero = [
+            ("queue_depth", l.queue_depth),
+            ("reply_cap_bytes", l.reply_cap_bytes),
+            ("events_kept", l.events_kept),
+        ];
         if let Some((key, _)) = zero.iter().find(|(_, value)| *value == 0) {
             return Some((format!("limits.{key}"), "must be at least 1".into()));
         }

@@ -133,8 +133,12 @@ pub(crate) fn is_page(path: &str) -> bool {
     path.strip_prefix("/docs").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether the `Accept` headers let the gateway answer in JSON.
-pub(crate) fn accepts_json(headers: &HeaderMap) -> bool {
+/// Whether the `Accept` headers let the gateway answer in JSON, or on `/events` in events.
+pub(crate) fn accepts_answer(path: &str, headers: &HeaderMap) -> bool {
+    accepts(headers, if path == "/events" { &["text/event-stream", "text/*"] } else { &[] })
+}
+
+fn accepts(headers: &HeaderMap, more: &[&str]) -> bool {
     let mut named_any = false;
     for value in headers.get_all(header::ACCEPT) {
         let Ok(value) = value.to_str() else { continue };
@@ -146,7 +150,8 @@ pub(crate) fn accepts_json(headers: &HeaderMap) -> bool {
                 p.strip_prefix("q=").is_some_and(|q| q.parse::<f32>().is_ok_and(|q| q <= 0.0))
             });
             let json = ["*/*", "application/*", "application/json", "application/problem+json"];
-            if !refused && json.iter().any(|j| media.eq_ignore_ascii_case(j)) {
+            let known = |kinds: &[&str]| kinds.iter().any(|k| media.eq_ignore_ascii_case(k));
+            if !refused && (known(&json) || known(more)) {
                 return true;
             }
         }
@@ -200,7 +205,7 @@ mod tests {
         let with = |text: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_static(text));
-            accepts_json(&headers)
+            accepts(&headers, &[])
         };
         for good in [
             "*/*",
@@ -216,7 +221,10 @@ mod tests {
         for bad in ["text/html", "application/xml", "application/json;q=0", "image/*"] {
             assert!(!with(bad), "{bad}");
         }
-        assert!(accepts_json(&HeaderMap::new()));
+        assert!(accepts(&HeaderMap::new(), &[]));
+        let mut events = HeaderMap::new();
+        events.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        assert!(accepts_answer("/events", &events) && !accepts_answer("/vms", &events));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use super::error::{Code, ProblemBody};
+use super::events::EventBody;
 use super::extract::NoQuery;
 
 /// What any call to a guest can run into.
@@ -88,12 +89,14 @@ sends, `x-qga-problems` the codes that it can answer with.
     tags(
         (name = "vms", description = "VMs, without asking their guests"),
         (name = "agent", description = "The guest agent itself"),
+        (name = "guest", description = "What a guest says of itself, and its settings"),
         (name = "freeze", description = "Frozen filesystems, held by leases"),
         (name = "power", description = "Shutting down"),
         (name = "files", description = "Files in the guest, by handle"),
+        (name = "events", description = "What happens to VMs, links and freezes, as it happens"),
         (name = "gateway", description = "The gateway itself"),
     ),
-    components(schemas(ProblemBody, Code)),
+    components(schemas(EventBody<'_>, ProblemBody, Code)),
     security(("token" = []))
 )]
 struct Frame;
@@ -203,7 +206,10 @@ fn problem_response(codes: &[Code]) -> Value {
     let mut examples = Map::new();
     for code in codes {
         match code {
-            Code::AgentUnavailable | Code::QueueFull | Code::ShuttingDown => {
+            Code::AgentUnavailable
+            | Code::QueueFull
+            | Code::TooManySubscribers
+            | Code::ShuttingDown => {
                 headers["retry-after"] = json!({"$ref": "#/components/headers/RetryAfter"});
             }
             Code::Unauthenticated => {

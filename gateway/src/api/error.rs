@@ -61,6 +61,8 @@ pub enum Code {
     FreezeIncomplete,
     /// Too many calls wait for this VM.
     QueueFull,
+    /// As many follow the events as may.
+    TooManySubscribers,
     /// The request line and the headers are over the limit.
     HeadTooLarge,
     /// A defect of the gateway.
@@ -79,7 +81,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -101,6 +103,7 @@ impl Code {
         Self::NothingToFreeze,
         Self::FreezeIncomplete,
         Self::QueueFull,
+        Self::TooManySubscribers,
         Self::HeadTooLarge,
         Self::InternalError,
         Self::CommandUnsupported,
@@ -158,6 +161,9 @@ impl Code {
             }
             Self::QueueFull => {
                 (S::TOO_MANY_REQUESTS, "queue_full", "Too many calls wait for this VM")
+            }
+            Self::TooManySubscribers => {
+                (S::TOO_MANY_REQUESTS, "too_many_subscribers", "Too many follow the events")
             }
             Self::HeadTooLarge => (
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -5,13 +5,13 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Uri, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use super::App;
-use super::error::{Code, Problem};
+use super::error::{Code, Problem, printable};
 
 /// The largest body of a request that carries no file content.
 const MAX_BODY: usize = 1 << 20;
@@ -69,6 +69,21 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
             Err(error) => Err(Problem::bad_request(format!("{}.", error.body_text()))),
         }
     }
+}
+
+/// The query's parameters in their order, for operations that take some of them repeatedly.
+pub(crate) fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
+    match axum::extract::Query::try_from_uri(uri) {
+        Ok(axum::extract::Query(pairs)) => Ok(pairs),
+        Err(error) => Err(Problem::bad_request(format!("{}.", error.body_text()))),
+    }
+}
+
+pub(crate) fn unknown_parameter(name: &str) -> Problem {
+    Problem::bad_request(format!(
+        "Unknown query parameter \"{}\": this operation does not take it.",
+        printable(name)
+    ))
 }
 
 /// A JSON object as the body, at most `LIMIT` bytes. An empty body stands for `{}`.

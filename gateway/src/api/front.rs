@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tower::ServiceExt;
 
-use super::access::{Access, accepts_json, is_page, is_public, refuse_unauthenticated};
+use super::access::{Access, accepts_answer, is_page, is_public, refuse_unauthenticated};
 use super::context::{REQUEST_ID, RequestContext, RequestIds};
 use super::error::{Code, Problem, ProblemNote};
 use crate::principal::Principal;
@@ -135,7 +135,7 @@ fn admit<B>(access: &Access, request: &Request<B>) -> Result<Option<Principal>, 
     if principal.is_none() && !is_public(path) {
         return Err(refuse_unauthenticated(access, headers));
     }
-    if !is_page(path) && !accepts_json(headers) {
+    if !is_page(path) && !accepts_answer(path, headers) {
         return Err(Problem::new(
             Code::NotAcceptable,
             "The gateway answers in application/json, and the Accept header rules that out.",

@@ -6,10 +6,12 @@
 
 pub mod access;
 mod agent;
+mod call_timeout;
 mod caller;
 mod context;
 mod document;
 mod error;
+mod events;
 mod extract;
 mod file_handles;
 mod freezes;
@@ -19,6 +21,7 @@ mod lease;
 mod mirror;
 mod page;
 mod power;
+mod reads;
 mod service;
 mod time;
 mod vms;
@@ -77,9 +80,9 @@ fn operations() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(document::frame())
         .routes(routes!(vms::list_vms))
         .routes(routes!(vms::show_vm))
-        .routes(routes!(agent::show_agent))
         .routes(routes!(agent::ping_agent))
         .routes(routes!(agent::sync_agent))
+        .merge(reads::routes())
         .routes(routes!(
             fsfreeze::show_fsfreeze,
             fsfreeze::freeze_vm,
@@ -95,6 +98,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(file_handles::write_file))
         .routes(routes!(file_handles::seek_file))
         .routes(routes!(file_handles::flush_file))
+        .routes(routes!(events::follow_events))
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))
         .routes(routes!(service::version))

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::handle::{CallError, Vm};
 use super::link::LinkState;
 use super::session::{End, Session};
-use super::socket::{self, ConnectError};
+use super::socket::{self, ConnectError, Connection};
 use super::timer::Timer;
 use crate::config::Mode;
 
@@ -58,7 +58,11 @@ impl Actor<'_> {
         }
         self.tried = Some(Instant::now());
         match socket::connect(&self.vm.socket, &self.vm.owners) {
-            Ok(stream) => {
+            Ok(Connection { stream, listener }) => {
+                self.vm.behind(listener);
+                if let Some(monitor) = &self.vm.qmp {
+                    monitor.nudge();
+                }
                 if !self.vm.link.state().answers() {
                     let reason = "connected; waiting for the agent's first answer";
                     self.enter(LinkState::Silent, reason.into());
@@ -82,7 +86,7 @@ impl Actor<'_> {
             End::Broken(reason) => {
                 let lasted = self.tried.map_or(Duration::ZERO, |tried| tried.elapsed());
                 if was_up {
-                    self.vm.disrupted();
+                    self.vm.disrupted(reason.clone());
                     tracing::info!(vm.id = %self.vm.id, "{}: {reason}", self.vm.id);
                 }
                 // What is at the path now decides where the link stands.
@@ -155,9 +159,7 @@ impl Actor<'_> {
     }
 
     fn enter(&self, state: LinkState, reason: String) {
-        if self.vm.link.set(state, Some(reason)) {
-            tracing::info!(vm.id = %self.vm.id, "{}: {}", self.vm.id, self.vm.link.status());
-        }
+        self.vm.enter(state, Some(reason));
     }
 
     fn fail_queue(&self) {

@@ -5,29 +5,40 @@
 
 mod actor;
 mod boottime;
+mod buffer;
 mod capabilities;
 mod counters;
 mod discovery;
+mod events;
 mod freeze;
 mod guardian;
 mod handle;
 mod id;
+mod incarnation;
 mod lease;
 mod link;
+mod qmp;
 mod queue;
 mod registry;
 mod session;
+mod signs;
 mod sock_diag;
 mod socket;
+mod surplus;
 mod timer;
 mod verdict;
 mod watch;
 
 pub use capabilities::{Capabilities, CommandState};
 pub use counters::CountersSnapshot;
+pub use events::{
+    Delivery, Event, EventId, EventKind, Events, InvalidEventId, InvalidEventKind, Published,
+    Subscription, TooManySubscribers,
+};
 pub use freeze::{FreezeError, FreezeRequest, Leases, ShutdownReport};
 pub use handle::{CallError, CallOptions, VmHandle};
 pub use id::{InvalidVmId, VmId};
+pub use incarnation::Incarnation;
 pub use lease::{Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Policy, ThawCause, Verdict};
 pub use link::{LinkState, LinkStatus};
 pub use registry::Registry;

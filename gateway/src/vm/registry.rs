@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use serde_json::Map;
 use tokio_util::sync::CancellationToken;
 
 use super::VmId;
 use super::actor;
 use super::discovery::Discovery;
+use super::events::{Event, EventKind, Events};
 use super::handle::{Settings, VmHandle};
+use super::qmp;
 use crate::config::{Config, VmConfig};
 
 /// All VMs that the gateway knows.
@@ -58,6 +61,11 @@ impl Registry {
         }
     }
 
+    /// What happens to VMs, links and leases.
+    pub fn events(&self) -> &Events {
+        &self.0.settings.events
+    }
+
     pub(crate) fn settings(&self) -> &Arc<Settings> {
         &self.0.settings
     }
@@ -69,7 +77,15 @@ impl Registry {
             return Some(holder.clone());
         }
         let vm = VmHandle::new(config, self.0.settings.clone());
+        let added = Event::new(EventKind::VmAdded).vm(vm.id());
+        let labels: Map<_, _> =
+            vm.labels().iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
         vms.insert(vm.id().clone(), vm.clone());
+        // Before its actor can say anything of its link.
+        self.events().publish(added.with("labels", labels));
+        if vm.shared().qmp.is_some() {
+            tokio::spawn(qmp::run(vm.shared().clone()));
+        }
         tokio::spawn(supervise(vm));
         None
     }
@@ -78,6 +94,7 @@ impl Registry {
         let removed = self.0.vms.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         if let Some(vm) = removed {
             vm.close();
+            self.events().publish(Event::new(EventKind::VmRemoved).vm(id));
         }
     }
 

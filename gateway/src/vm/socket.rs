@@ -10,6 +10,16 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixStream;
 
+use super::Incarnation;
+
+/// A connection, and who is at its other end.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) stream: UnixStream,
+    /// The process that listens; `None` if that cannot be told.
+    pub(crate) listener: Option<Incarnation>,
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
@@ -29,7 +39,7 @@ pub(crate) enum ConnectError {
 /// The path is opened with `O_PATH | O_NOFOLLOW` and connected through `/proc/self/fd`, so what was
 /// checked is what is connected, and `sun_path`'s 108 bytes bound nothing. Never blocks. Must be
 /// called within a tokio runtime.
-pub(crate) fn connect(path: &Path, owners: &[u32]) -> Result<UnixStream, ConnectError> {
+pub(crate) fn connect(path: &Path, owners: &[u32]) -> Result<Connection, ConnectError> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| match e {
         Errno::NOENT | Errno::NOTDIR => ConnectError::Absent,
@@ -61,17 +71,19 @@ pub(crate) fn connect(path: &Path, owners: &[u32]) -> Result<UnixStream, Connect
         e => refused("connecting", e),
     })?;
 
-    if !owners.is_empty() {
-        let peer = rustix::net::sockopt::socket_peercred(&socket)
-            .map_err(|e| refused("asking for the peer's user", e))?;
-        let uid = peer.uid.as_raw();
-        if !owners.contains(&uid) {
-            let text = format!("the socket belongs to user {uid}, who is not an expected owner");
-            return Err(ConnectError::Refused(text));
-        }
+    let stream = UnixStream::from_std(StdStream::from(socket))
+        .map_err(|e| ConnectError::Refused(format!("registering the connection: {e}")))?;
+    // Those of whoever called `listen(2)`.
+    let peer = stream
+        .peer_cred()
+        .map_err(|e| ConnectError::Refused(format!("asking who listens on the socket: {e}")))?;
+    let uid = peer.uid();
+    if !owners.is_empty() && !owners.contains(&uid) {
+        let text = format!("the socket belongs to user {uid}, who is not an expected owner");
+        return Err(ConnectError::Refused(text));
     }
-    UnixStream::from_std(StdStream::from(socket))
-        .map_err(|e| ConnectError::Refused(format!("registering the connection: {e}")))
+    let listener = peer.pid().and_then(|pid| Incarnation::of(pid.unsigned_abs()));
+    Ok(Connection { stream, listener })
 }
 
 fn refused(doing: &str, errno: Errno) -> ConnectError {
@@ -83,7 +95,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
-    fn reason(result: Result<UnixStream, ConnectError>) -> String {
+    fn reason(result: Result<Connection, ConnectError>) -> String {
         result.expect_err("no connection").to_string()
     }
 
@@ -115,7 +127,8 @@ mod tests {
         let path = dir.path().join("s");
         let _listener = UnixListener::bind(&path).expect("bind");
         let me = rustix::process::geteuid().as_raw();
-        connect(&path, &[me]).expect("connects");
+        let connection = connect(&path, &[me]).expect("connects");
+        assert_eq!(connection.listener, Incarnation::of(std::process::id()));
         let said = reason(connect(&path, &[me + 1]));
         assert!(said.starts_with("the socket belongs to user "), "{said}");
     }
@@ -144,7 +157,7 @@ mod tests {
         let mut held = Vec::new();
         let full = loop {
             match connect(&path, &[]) {
-                Ok(stream) if held.len() < 8 => held.push(stream),
+                Ok(connection) if held.len() < 8 => held.push(connection),
                 other => break other,
             }
         };

@@ -92,9 +92,13 @@ const fn unknown_outcome(harmless: bool) -> &'static str {
 fn unavailable(vm: &VmHandle, link: &LinkStatus) -> Problem {
     let id = vm.id();
     if link.state == LinkState::Paused {
+        let why = link.reason.as_deref().map(printable).unwrap_or_default();
         return Problem::new(
             Code::VmPaused,
-            format!("VM \"{id}\" is paused, so nothing in it can answer. Nothing was sent."),
+            format!(
+                "VM \"{id}\" does not run ({why}), so nothing in it can answer. Nothing was sent; \
+                 let it run again first."
+            ),
         )
         .outcome(Outcome::NotSent, true)
         .link(link.clone().into());
@@ -140,15 +144,7 @@ fn agent_error(vm: &VmHandle, info: &CommandInfo, frozen: bool, error: &QgaError
             )
             .outcome(Outcome::Failed, true)
         } else {
-            Problem::new(
-                Code::CommandDisabled,
-                format!(
-                    "The agent of VM \"{id}\" has {} switched off by its own configuration in \
-                     the guest (block-rpcs or allow-rpcs). Only there can it be allowed.",
-                    info.name
-                ),
-            )
-            .outcome(Outcome::Failed, false)
+            disabled(vm, info.name).outcome(Outcome::Failed, false)
         }
     } else if error.is_not_found() {
         unsupported(vm, info)
@@ -174,6 +170,24 @@ fn agent_error(vm: &VmHandle, info: &CommandInfo, frozen: bool, error: &QgaError
         .outcome(Outcome::Failed, false)
     };
     problem.guest_said(error.class.as_str(), &error.desc)
+}
+
+fn disabled(vm: &VmHandle, command: &str) -> Problem {
+    // Since 9.1 an agent does not list what its system does not have (qga-facts.md 2.1).
+    let old = vm.capabilities().is_some_and(|agent| agent.before(9, 1));
+    let or = if old {
+        ", or its system does not have it: agents before QEMU 9.1 say the same"
+    } else {
+        ""
+    };
+    Problem::new(
+        Code::CommandDisabled,
+        format!(
+            "The agent of VM \"{}\" has {command} switched off by its own configuration in the \
+             guest (block-rpcs or allow-rpcs){or}. Only there can it be allowed.",
+            vm.id()
+        ),
+    )
 }
 
 fn unsupported(vm: &VmHandle, info: &CommandInfo) -> Problem {

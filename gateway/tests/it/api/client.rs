@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
-use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -59,6 +60,14 @@ impl Ask {
         self
     }
 
+    /// Sends, and gives the head of the answer with its body yet to come.
+    pub(crate) async fn open(self) -> Response<Incoming> {
+        match &self.target {
+            Target::Unix(path) => begin(connect(path).await, self.request).await,
+            Target::Tcp(at) => begin(TcpStream::connect(at).await.unwrap(), self.request).await,
+        }
+    }
+
     pub(crate) async fn send(self) -> Answer {
         match &self.target {
             Target::Unix(path) => exchange(connect(path).await, self.request).await,
@@ -71,14 +80,21 @@ async fn connect(path: &Path) -> UnixStream {
     UnixStream::connect(path).await.unwrap()
 }
 
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Answer
+async fn begin<S>(stream: S, request: Request<Full<Bytes>>) -> Response<Incoming>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
+    sender.send_request(request).await.unwrap()
+}
+
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Answer
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (parts, body) = begin(stream, request).await.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     Answer { status: parts.status, headers: parts.headers, body }
 }

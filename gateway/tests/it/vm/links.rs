@@ -1,9 +1,11 @@
 //! Link states, and the rule that nothing but a sync goes out before a sync came back.
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use qga_gateway::vm::{CallError, LinkState};
+use qga_gateway::vm::{CallError, LinkState, Registry};
 use qga_proto::command::GuestPing;
 use tempfile::tempdir;
 use tokio::io::AsyncReadExt as _;
@@ -11,7 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, timeout};
 
 use super::fake::{Act, Guest, only_syncs};
-use super::{BOUND, eventually, one, ping, quick, reaches, recovers, until};
+use super::{BOUND, config, eventually, one, ping, quick, reaches, recovers, until};
 
 #[tokio::test]
 async fn an_agent_that_answers_is_ready_and_known() {
@@ -216,4 +218,60 @@ async fn found_frozen_is_frozen_and_the_thaw_makes_it_ready_and_known() {
     eventually("capabilities", || vm.capabilities().is_some()).await;
     let agent = vm.capabilities().expect("known");
     assert!(agent.commands.as_ref().expect("a list").iter().all(|command| command.enabled));
+}
+
+#[tokio::test]
+async fn the_process_behind_the_socket_is_known_and_another_one_is_noticed() {
+    let dir = tempdir().expect("tempdir");
+    let path = dir.path().join("a.sock");
+    let listener = Listener::start(&path);
+    let registry = Registry::start(&config("on-demand", &[&path]));
+    let vm = registry.list().remove(0);
+    eventually("known", || vm.incarnation().is_some()).await;
+    let first = vm.incarnation().expect("known");
+    assert_eq!(first.pid, listener.0.id());
+    let before = vm.disruptions();
+
+    drop(listener);
+    let _ = std::fs::remove_file(&path);
+    let listener = Listener::start(&path);
+    eventually("noticed", || vm.incarnation().is_some_and(|now| now != first)).await;
+    assert_eq!(vm.incarnation().map(|now| now.pid), Some(listener.0.id()));
+    assert!(vm.disruptions() > before);
+}
+
+#[tokio::test]
+async fn a_reconnect_to_the_same_process_is_the_same_incarnation() {
+    let dir = tempdir().expect("tempdir");
+    let path = dir.path().join("a.sock");
+    let mut guest = Guest::start(&path);
+    let (_registry, vm) = one(&path);
+    until(&vm, LinkState::Ready).await;
+    let first = vm.incarnation().expect("known");
+    assert_eq!(first.pid, std::process::id());
+    guest.kill().await;
+    until(&vm, LinkState::Refused).await;
+    guest.boot();
+    until(&vm, LinkState::Ready).await;
+    assert_eq!(vm.incarnation(), Some(first));
+}
+
+/// A process of its own that listens on a socket; what it says there is no agent's.
+struct Listener(Child);
+
+impl Listener {
+    fn start(path: &Path) -> Self {
+        let config = path.with_extension("toml");
+        std::fs::write(&config, format!("[listen]\nunix = {path:?}\n")).expect("write");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qga-gateway"));
+        command.arg("--config").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().expect("starts"))
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
