@@ -13,6 +13,8 @@ mod fleet;
 #[cfg(test)]
 mod guests;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod leases;
 #[cfg(test)]
 mod raw;
