@@ -22,6 +22,9 @@ struct Arguments {
     /// How many.
     #[arg(long, default_value_t = 1)]
     vms: usize,
+    /// The number of the first: a process has descriptors for so many only.
+    #[arg(long, default_value_t = 0)]
+    first: usize,
     /// Which agent: stock, qga, windows, bsd or ancient.
     #[arg(long, default_value = "stock")]
     mode: Mode,
@@ -52,7 +55,7 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let fleet = Fleet::new(&dir)?;
     let blueprint = Blueprint { seed: arguments.seed, ..Blueprint::new(arguments.mode) };
-    let machines = fleet.machines(arguments.vms, &blueprint)?;
+    let machines = fleet.machines(arguments.first, arguments.vms, &blueprint)?;
     for machine in &machines {
         machine.latency(Commands::Calls, arguments.latency_ms);
     }

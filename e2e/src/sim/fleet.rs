@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
+use super::hostile::{Attack, Hostile};
 use super::machine::{Blueprint, Machine};
 
 /// The threads and the directory of simulated machines, which end with it.
@@ -49,18 +50,40 @@ impl Fleet {
         Machine::start(runtime.handle(), socket, blueprint)
     }
 
-    /// Starts `count` alike machines, named `vm-00000` and so on.
+    /// Starts `count` alike machines, named `vm-00000` and so on from number `first`.
     ///
     /// # Errors
-    /// One cannot listen.
-    pub fn machines(&self, count: usize, blueprint: &Blueprint) -> Result<Vec<Machine>> {
+    /// One cannot listen; each needs two descriptors once it has a client.
+    pub fn machines(
+        &self,
+        first: usize,
+        count: usize,
+        blueprint: &Blueprint,
+    ) -> Result<Vec<Machine>> {
         raise_descriptors()?;
-        (0..count)
+        (first..first + count)
             .map(|number| {
                 let seed = blueprint.seed + number as u64;
                 self.machine(&name(number), &Blueprint { seed, ..blueprint.clone() })
             })
             .collect()
+    }
+
+    /// Starts a guest that is out to do harm.
+    ///
+    /// # Errors
+    /// It cannot listen.
+    pub fn hostile(&self, name: &str, attack: Attack) -> Result<Hostile> {
+        self.hostile_at(&self.dir.join(format!("{name}.sock")), attack)
+    }
+
+    /// The same at a socket, whosever that was before.
+    ///
+    /// # Errors
+    /// It cannot listen.
+    pub fn hostile_at(&self, socket: &Path, attack: Attack) -> Result<Hostile> {
+        let runtime = self.runtime.as_ref().context("the fleet has ended")?;
+        Hostile::start(runtime.handle(), socket, attack)
     }
 }
 

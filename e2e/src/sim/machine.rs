@@ -19,7 +19,7 @@ pub use self::stop::Stop;
 use super::agent::Mode;
 use super::clock::Clock;
 use super::guest::{Guest, Kind};
-use super::qemu::Listener;
+use super::qemu::{Listener, listen};
 use super::script::{Commands, Latency, Moment, Rule};
 
 /// What a machine is like.
@@ -226,9 +226,8 @@ impl Machine {
     /// # Errors
     /// There can be no socket.
     pub fn boot(&self) -> Result<()> {
-        let listener = Listener::bind(&self.path, self.listener.as_deref())
+        let (listener, accepting) = listen(&self.path, self.listener.as_deref())
             .with_context(|| format!("listening on {}", self.path.display()))?;
-        let accepting = listener.accepting()?;
         self.change(State::reset);
         let shared = self.shared.clone();
         let _context = self.runtime.enter();

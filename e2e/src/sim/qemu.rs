@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -18,50 +17,40 @@ const BACKLOG: i32 = 16;
 /// What the program says once it listens.
 const LISTENING: &[u8] = b"listening\n";
 
+/// The process that listens, if that is not this one; it ends with this.
 #[derive(Debug)]
-pub(super) struct Listener {
-    socket: OwnedFd,
-    process: Option<Child>,
-}
+pub(super) struct Listener(Option<Child>);
 
-impl Listener {
-    /// In the place of whatever is there.
-    pub(super) fn bind(path: &Path, program: Option<&Path>) -> Result<Self> {
-        // It may not be there.
-        let _ = fs::remove_file(path);
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-        let Some(program) = program else {
-            rustix::net::listen(&socket, BACKLOG)?;
-            return Ok(Self { socket, process: None });
-        };
-        // setpriv execs, so the pid stays and no unsafe `pre_exec` is needed here.
-        let mut process = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(program)
-            .arg("listen")
-            .stdin(Stdio::from(socket.try_clone()?))
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("starting {} (by setpriv)", program.display()))?;
-        let mut said = [0; LISTENING.len()];
-        let stdout = process.stdout.as_mut().context("no pipe")?;
-        stdout.read_exact(&mut said).context("the listening program does not listen")?;
-        ensure!(said == LISTENING, "the listening program says something else");
-        Ok(Self { socket, process: Some(process) })
-    }
-
-    /// For the task that accepts.
-    pub(super) fn accepting(&self) -> Result<UnixListener> {
-        Ok(UnixListener::from(self.socket.try_clone()?))
-    }
+/// Listens at `path`, in the place of whatever is there.
+pub(super) fn listen(path: &Path, program: Option<&Path>) -> Result<(Listener, UnixListener)> {
+    // It may not be there.
+    let _ = fs::remove_file(path);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    let Some(program) = program else {
+        rustix::net::listen(&socket, BACKLOG)?;
+        return Ok((Listener(None), socket.into()));
+    };
+    // setpriv execs, so the pid stays and no unsafe `pre_exec` is needed here.
+    let mut process = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(program)
+        .arg("listen")
+        .stdin(Stdio::from(socket.try_clone()?))
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {} (by setpriv)", program.display()))?;
+    let mut said = [0; LISTENING.len()];
+    let stdout = process.stdout.as_mut().context("no pipe")?;
+    stdout.read_exact(&mut said).context("the listening program does not listen")?;
+    ensure!(said == LISTENING, "the listening program says something else");
+    Ok((Listener(Some(process)), socket.into()))
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(process) = &mut self.process {
+        if let Some(process) = &mut self.0 {
             // Both fail only for a program that is gone, which is what is wanted.
             drop(process.kill());
             drop(process.wait());

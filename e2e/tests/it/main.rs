@@ -13,6 +13,8 @@ mod fleet;
 #[cfg(test)]
 mod guests;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod leases;
 #[cfg(test)]
 mod raw;
@@ -24,6 +26,8 @@ mod rest_files;
 mod rest_freeze;
 #[cfg(test)]
 mod rest_power;
+#[cfg(test)]
+mod rest_qmp;
 #[cfg(test)]
 mod rest_restart;
 #[cfg(test)]

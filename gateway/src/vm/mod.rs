@@ -5,6 +5,7 @@
 
 mod actor;
 mod boottime;
+mod buffer;
 mod capabilities;
 mod counters;
 mod discovery;
@@ -18,11 +19,14 @@ mod incarnation;
 mod lease;
 mod link;
 mod power;
+mod qmp;
 mod queue;
 mod registry;
 mod session;
+mod signs;
 mod sock_diag;
 mod socket;
+mod surplus;
 mod timer;
 mod verdict;
 mod watch;

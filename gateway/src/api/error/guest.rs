@@ -92,9 +92,13 @@ const fn unknown_outcome(harmless: bool) -> &'static str {
 fn unavailable(vm: &VmHandle, link: &LinkStatus) -> Problem {
     let id = vm.id();
     if link.state == LinkState::Paused {
+        let why = link.reason.as_deref().map(printable).unwrap_or_default();
         return Problem::new(
             Code::VmPaused,
-            format!("VM \"{id}\" is paused, so nothing in it can answer. Nothing was sent."),
+            format!(
+                "VM \"{id}\" does not run ({why}), so nothing in it can answer. Nothing was sent; \
+                 let it run again first."
+            ),
         )
         .outcome(Outcome::NotSent, true)
         .link(link.clone().into());

@@ -12,6 +12,7 @@ mod freeze;
 mod gateway;
 mod old_agent;
 mod page;
+mod paused;
 mod power;
 mod reads;
 mod requests;
