@@ -201,6 +201,9 @@ pub struct Limits {
     /// The most that a request may ask for with `timeout_seconds`.
     #[serde(rename = "call_timeout_max_seconds", deserialize_with = "fields::seconds")]
     pub call_timeout_max: Duration,
+    /// How long it is looked for whether a guest shuts down or suspends as told.
+    #[serde(rename = "power_watch_seconds", deserialize_with = "fields::seconds")]
+    pub power_watch: Duration,
     /// How long a lease whose VM is gone is held for the VM to come back.
     #[serde(rename = "orphan_seconds", deserialize_with = "fields::seconds")]
     pub orphan: Duration,
@@ -240,6 +243,7 @@ impl Default for Limits {
             freeze_timeout_default: seconds(30),
             freeze_timeout_max: seconds(600),
             call_timeout_max: seconds(3600),
+            power_watch: seconds(180),
             orphan: seconds(3600),
             ended_leases: 10_000,
             ended_lease: seconds(7 * 86_400),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use qga_proto::command::{Command, CommandInfo, GuestFsfreezeThaw};
+use qga_proto::command::{Command, CommandInfo, GuestFsfreezeThaw, GuestInfo};
 use qga_proto::{QgaError, ReplyError, ReplyText};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
@@ -44,6 +44,8 @@ pub(crate) struct Vm {
     pub(super) signs: Signs,
     queue: Mutex<Queue<Box<Pending>>>,
     capabilities: Mutex<Option<Arc<Capabilities>>>,
+    /// When they were last asked for out of turn.
+    renewed: Mutex<Option<Instant>>,
     /// Wakes the actor: a call, a socket that may have appeared, or the end.
     pub(crate) wake: Notify,
     kicked: AtomicBool,
@@ -191,6 +193,7 @@ impl VmHandle {
             signs: Signs::default(),
             queue: Mutex::new(Queue::default()),
             capabilities: Mutex::default(),
+            renewed: Mutex::default(),
             wake: Notify::new(),
             kicked: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
@@ -252,9 +255,8 @@ impl VmHandle {
     ) -> Result<C::Return, CallError> {
         let arguments = serde_json::to_string(&args)
             .map_err(|e| CallError::Agent(QgaError::generic(e.to_string())))?;
-        let CallOptions { timeout, reply_cap } = options;
         let info = const { &C::INFO };
-        let reply = self.submit(Work::Call { info, arguments, reply_cap }, timeout).await?;
+        let reply = self.call_raw(info, arguments, options).await?;
         let bad = |reason| CallError::BadReply { reason };
         match reply {
             Some(text) => text.decode::<C>().map_err(|error| match error {
@@ -262,6 +264,31 @@ impl VmHandle {
                 error => bad(error.to_string()),
             }),
             None => serde_json::from_str("{}").map_err(|e| bad(e.to_string())),
+        }
+    }
+
+    /// As [`call`](Self::call) with the arguments' text, and the answer as it came. No text for a
+    /// success that is not answered.
+    pub async fn call_raw(
+        &self,
+        info: &'static CommandInfo,
+        arguments: String,
+        options: CallOptions,
+    ) -> Result<Option<ReplyText>, CallError> {
+        let CallOptions { timeout, reply_cap } = options;
+        self.submit(Work::Call { info, arguments, reply_cap }, timeout).await
+    }
+
+    /// Asks the agent anew what it can do. Not more often than once a second: whoever asks for what
+    /// an agent does not have must not keep it busy.
+    pub(crate) async fn renew_capabilities(&self, options: CallOptions) {
+        let Some(before) = self.0.begin_renewal() else { return };
+        // Frozen meanwhile, it would call almost everything disabled.
+        if let Ok(info) = self.call(GuestInfo {}, options).await
+            && self.link().state == LinkState::Ready
+        {
+            let (echoes_id, delimited) = (before.echoes_id, before.delimited_sync);
+            self.0.set_capabilities(Capabilities::new(info, echoes_id, delimited));
         }
     }
 
@@ -457,6 +484,16 @@ impl Vm {
 
     pub(crate) fn set_capabilities(&self, capabilities: Capabilities) {
         *lock(&self.capabilities) = Some(self.settings.agents.intern(capabilities));
+    }
+
+    /// What is known, if it is to be asked for again.
+    fn begin_renewal(&self) -> Option<Arc<Capabilities>> {
+        let mut renewed = lock(&self.renewed);
+        if renewed.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
+            return None;
+        }
+        *renewed = Some(Instant::now());
+        lock(&self.capabilities).clone()
     }
 
     pub(crate) fn has_capabilities(&self) -> bool {

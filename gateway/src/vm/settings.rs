@@ -6,6 +6,7 @@ use tokio::sync::Notify;
 
 use super::capabilities::Interner;
 use super::events::Events;
+use super::power::PowerWatches;
 use crate::config::{Config, Limits, Timeouts};
 
 /// What all VMs share.
@@ -15,6 +16,7 @@ pub(crate) struct Settings {
     timeouts: RwLock<Arc<Timeouts>>,
     pub(crate) agents: Interner,
     pub(crate) events: Events,
+    pub(crate) power: PowerWatches,
     /// Wakes the discovery: a VM that was kept for its lease may go.
     pub(crate) unpinned: Notify,
 }
@@ -26,6 +28,7 @@ impl Settings {
             timeouts: RwLock::new(Arc::new(config.timeouts.clone())),
             agents: Interner::default(),
             events: Events::new(&config.limits),
+            power: PowerWatches::default(),
             unpinned: Notify::new(),
         })
     }
