@@ -26,6 +26,11 @@ use crate::config::Mode;
 /// A connection that lasted this long was a good one: the next is tried without a pause.
 const STEADY: Duration = Duration::from_secs(5);
 
+/// Why libvirt's own channel is left alone, and what to do about it.
+const LEFT_ALONE: &str = "libvirt holds this channel for itself and is left alone; give the VM a \
+    second one for the gateway (deploy/libvirt/gateway-channel.xml), or set libvirt_channel = true \
+    if libvirt does not use it";
+
 /// Serves one VM until its handle is closed.
 pub(super) async fn run(vm: Arc<Vm>) {
     let mut actor = Actor { pause: Duration::ZERO, tried: None, news: true, vm: &vm };
@@ -47,6 +52,12 @@ struct Actor<'a> {
 
 impl Actor<'_> {
     async fn turn(&mut self) {
+        if self.vm.left_alone {
+            self.enter(LinkState::Busy, LEFT_ALONE.into());
+            self.fail_queue();
+            self.vm.wake.notified().await;
+            return;
+        }
         self.news |= self.vm.take_kick();
         let wanted = self.vm.mode == Mode::Persistent
             || self.news

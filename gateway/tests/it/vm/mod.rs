@@ -5,6 +5,7 @@ mod discovery;
 mod fake;
 mod hostile;
 mod leases;
+mod libvirt;
 mod links;
 mod memory;
 mod modes;
