@@ -47,6 +47,9 @@ pub struct Config {
     /// VMs with a known socket.
     #[serde(rename = "vm")]
     pub vms: Vec<VmConfig>,
+    /// VMs whose QEMU connects to the gateway.
+    #[serde(rename = "listen_vm")]
+    pub listen_vms: Vec<ListenVmConfig>,
     /// Patterns of sockets that come and go.
     pub discover: Vec<DiscoverConfig>,
     /// Bounds on memory, time and numbers.
@@ -105,6 +108,37 @@ pub struct VmConfig {
     /// Use the channel that libvirt keeps for itself all the same.
     #[serde(default)]
     pub libvirt_channel: bool,
+    /// The gateway listens on the socket, and QEMU connects: a [`ListenVmConfig`].
+    #[serde(skip)]
+    pub listens: bool,
+}
+
+/// A VM whose chardev is in client mode: QEMU connects to a socket that the gateway makes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenVmConfig {
+    /// The VM's id.
+    pub id: VmId,
+    /// The socket that the gateway makes.
+    #[serde(deserialize_with = "fields::absolute")]
+    pub socket: PathBuf,
+    /// Labels, for selectors and for people.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Users as whom QEMU may run; empty for the gateway's own and root.
+    #[serde(default)]
+    pub owner_uids: Vec<u32>,
+    /// QEMU's QMP socket, as in [`VmConfig`].
+    #[serde(default, deserialize_with = "fields::absolute_or_none")]
+    pub qmp: Option<PathBuf>,
+}
+
+impl From<&ListenVmConfig> for VmConfig {
+    fn from(config: &ListenVmConfig) -> Self {
+        let ListenVmConfig { id, socket, labels, owner_uids, qmp } = config.clone();
+        let mode = Mode::Persistent;
+        Self { id, socket, labels, mode, owner_uids, qmp, libvirt_channel: true, listens: true }
+    }
 }
 
 impl VmConfig {
@@ -196,6 +230,7 @@ impl DiscoverConfig {
             owner_uids: self.owners().to_vec(),
             qmp: self.qmp.as_ref().and_then(|qmp| qmp.apply(socket, domain)),
             libvirt_channel: self.libvirt_channel,
+            listens: false,
         }
     }
 }
@@ -399,29 +434,36 @@ impl Config {
         Ok(config)
     }
 
+    /// The VMs that are listed, of both kinds.
+    pub(crate) fn all_vms(&self) -> Vec<VmConfig> {
+        let listening = self.listen_vms.iter().map(VmConfig::from);
+        self.vms.iter().cloned().chain(listening).collect()
+    }
+
     /// The first key that contradicts another, with the reason.
     fn contradiction(&self) -> Option<(String, String)> {
-        for (n, vm) in self.vms.iter().enumerate() {
-            if let Some(other) = self.vms[..n].iter().position(|other| other.id == vm.id) {
-                let cause = format!("`{}` is the id of vm[{other}] already", vm.id);
-                return Some((format!("vm[{n}].id"), cause));
+        let vms = self.all_vms();
+        let name = |n: usize| match n.checked_sub(self.vms.len()) {
+            None => format!("vm[{n}]"),
+            Some(n) => format!("listen_vm[{n}]"),
+        };
+        let one = "has that socket already, and it serves one client";
+        for (n, vm) in vms.iter().enumerate() {
+            let before = |same: &dyn Fn(&VmConfig) -> bool| vms[..n].iter().position(same);
+            if let Some(other) = before(&|other| other.id == vm.id) {
+                let cause = format!("`{}` is the id of {} already", vm.id, name(other));
+                return Some((format!("{}.id", name(n)), cause));
             }
-            if let Some(other) = self.vms[..n].iter().position(|other| other.socket == vm.socket) {
-                let cause =
-                    format!("vm[{other}] has that socket already, and it serves one client");
-                return Some((format!("vm[{n}].socket"), cause));
+            if let Some(other) = before(&|other| other.socket == vm.socket) {
+                return Some((format!("{}.socket", name(n)), format!("{} {one}", name(other))));
             }
             let Some(qmp) = &vm.qmp else { continue };
-            if self.vms.iter().any(|other| other.socket == *qmp) {
+            if vms.iter().any(|other| other.socket == *qmp) {
                 let cause = "is the socket of an agent, not of QMP".into();
-                return Some((format!("vm[{n}].qmp"), cause));
+                return Some((format!("{}.qmp", name(n)), cause));
             }
-            if let Some(other) =
-                self.vms[..n].iter().position(|other| other.qmp.as_ref() == Some(qmp))
-            {
-                let cause =
-                    format!("vm[{other}] has that socket already, and it serves one client");
-                return Some((format!("vm[{n}].qmp"), cause));
+            if let Some(other) = before(&|other| other.qmp.as_ref() == Some(qmp)) {
+                return Some((format!("{}.qmp", name(n)), format!("{} {one}", name(other))));
             }
         }
         let l = &self.limits;

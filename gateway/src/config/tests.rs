@@ -138,6 +138,19 @@ fn labels_and_ids_can_be_made_from_the_domain() {
 }
 
 #[test]
+fn vms_that_connect_are_listed_too_and_not_twice() {
+    let vm = "[[vm]]\nid = \"a\"\nsocket = \"/x\"\n";
+    let listening = "[[listen_vm]]\nid = \"b\"\nsocket = \"/y\"\nowner_uids = [64055]\n";
+    let config = parse(&format!("{vm}{listening}")).expect("parses");
+    let [a, b] = config.all_vms().try_into().expect("two");
+    assert!(!a.listens && b.listens && b.owner_uids == [64055]);
+    let said = refusal(&format!("{vm}{}", listening.replace("/y", "/x")));
+    assert!(said.contains(":6: listen_vm[0].socket: vm[0] has that socket"), "{said}");
+    let said = refusal(&format!("{vm}{}", listening.replace("\"b\"", "\"a\"")));
+    assert!(said.contains(":5: listen_vm[0].id: `a` is the id of vm[0]"), "{said}");
+}
+
+#[test]
 fn what_only_a_restart_takes_over_is_named() {
     let running = parse("[[vm]]\nid = \"a\"\nsocket = \"/x\"\n").expect("parses");
     let new = "[listen]\ntcp = \"127.0.0.1:1\"\n[limits]\nqueue_depth = 3\nevents_kept = 7\n";

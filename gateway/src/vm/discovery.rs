@@ -37,7 +37,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(config: &Config) -> Arc<Self> {
-        Arc::new(Self { vms: config.vms.clone(), patterns: config.discover.clone() })
+        Arc::new(Self { vms: config.all_vms(), patterns: config.discover.clone() })
     }
 }
 

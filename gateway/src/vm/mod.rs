@@ -9,6 +9,7 @@ mod buffer;
 mod capabilities;
 mod counters;
 mod discovery;
+mod door;
 mod events;
 mod foreign;
 mod freeze;
