@@ -24,6 +24,7 @@
 
 mod fields;
 mod locate;
+mod restart;
 mod template;
 
 use std::collections::BTreeMap;
@@ -134,6 +135,18 @@ impl DiscoverConfig {
         let shared = proxmox.iter().any(|dir| self.glob.as_str().starts_with(dir));
         self.mode.unwrap_or(if shared { Mode::OnDemand } else { Mode::Persistent })
     }
+
+    /// The VM behind `socket`.
+    pub(crate) fn vm(&self, id: VmId, socket: &Path) -> VmConfig {
+        VmConfig {
+            id,
+            socket: socket.into(),
+            labels: self.labels.clone(),
+            mode: self.mode(),
+            owner_uids: self.owner_uids.clone(),
+            qmp: self.qmp.as_ref().and_then(|qmp| qmp.apply(socket)),
+        }
+    }
 }
 
 /// When the gateway holds a VM's socket, which serves one client at a time.
@@ -188,6 +201,9 @@ pub struct Limits {
     /// The most that a request may ask for with `timeout_seconds`.
     #[serde(rename = "call_timeout_max_seconds", deserialize_with = "fields::seconds")]
     pub call_timeout_max: Duration,
+    /// How long it is looked for whether a guest shuts down or suspends as told.
+    #[serde(rename = "power_watch_seconds", deserialize_with = "fields::seconds")]
+    pub power_watch: Duration,
     /// How long a lease whose VM is gone is held for the VM to come back.
     #[serde(rename = "orphan_seconds", deserialize_with = "fields::seconds")]
     pub orphan: Duration,
@@ -227,6 +243,7 @@ impl Default for Limits {
             freeze_timeout_default: seconds(30),
             freeze_timeout_max: seconds(600),
             call_timeout_max: seconds(3600),
+            power_watch: seconds(180),
             orphan: seconds(3600),
             ended_leases: 10_000,
             ended_lease: seconds(7 * 86_400),

@@ -10,6 +10,7 @@ mod capabilities;
 mod counters;
 mod discovery;
 mod events;
+mod foreign;
 mod freeze;
 mod guardian;
 mod handle;
@@ -17,10 +18,12 @@ mod id;
 mod incarnation;
 mod lease;
 mod link;
+mod power;
 mod qmp;
 mod queue;
 mod registry;
 mod session;
+mod settings;
 mod signs;
 mod sock_diag;
 mod socket;
@@ -31,14 +34,17 @@ mod watch;
 
 pub use capabilities::{Capabilities, CommandState};
 pub use counters::CountersSnapshot;
+pub use discovery::Reloaded;
 pub use events::{
     Delivery, Event, EventId, EventKind, Events, InvalidEventId, InvalidEventKind, Published,
     Subscription, TooManySubscribers,
 };
+pub(crate) use foreign::foreign;
 pub use freeze::{FreezeError, FreezeRequest, Leases, ShutdownReport};
 pub use handle::{CallError, CallOptions, VmHandle};
 pub use id::{InvalidVmId, VmId};
 pub use incarnation::Incarnation;
 pub use lease::{Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Policy, ThawCause, Verdict};
 pub use link::{LinkState, LinkStatus};
+pub use power::PowerOrder;
 pub use registry::Registry;

@@ -11,6 +11,7 @@ mod modes;
 mod old_agent;
 pub(crate) mod qemu_ga;
 mod qmp;
+mod reload;
 mod thaws;
 
 use std::path::Path;
