@@ -35,8 +35,9 @@ pub(super) struct Domains {
 
 #[derive(Debug)]
 struct Known {
-    /// Device and inode: another socket in its place is another's.
-    identity: (u64, u64),
+    /// Device, inode and time of change, as inodes are used again: another socket in its place is
+    /// another's.
+    identity: (u64, u64, i64, i64),
     since: Instant,
     name: Option<String>,
 }
@@ -69,7 +70,7 @@ impl Domains {
     ) -> Result<String, &'static str> {
         let gone = "it is gone again";
         let found = fs::symlink_metadata(socket).map_err(|_| gone)?;
-        let identity = (found.dev(), found.ino());
+        let identity = (found.dev(), found.ino(), found.ctime(), found.ctime_nsec());
         let since = match self.known.get(socket) {
             Some(Known { identity: same, name: Some(name), .. }) if *same == identity => {
                 return Ok(name.clone());
