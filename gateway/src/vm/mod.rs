@@ -6,9 +6,11 @@
 mod actor;
 mod boottime;
 mod buffer;
+mod call;
 mod capabilities;
 mod counters;
 mod discovery;
+mod door;
 mod events;
 mod foreign;
 mod freeze;
@@ -32,6 +34,7 @@ mod timer;
 mod verdict;
 mod watch;
 
+pub use call::{CallError, CallOptions};
 pub use capabilities::{Capabilities, CommandState};
 pub use counters::CountersSnapshot;
 pub use discovery::Reloaded;
@@ -41,7 +44,7 @@ pub use events::{
 };
 pub(crate) use foreign::foreign;
 pub use freeze::{FreezeError, FreezeRequest, Leases, ShutdownReport};
-pub use handle::{CallError, CallOptions, VmHandle};
+pub use handle::VmHandle;
 pub use id::{InvalidVmId, VmId};
 pub use incarnation::Incarnation;
 pub use lease::{Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Policy, ThawCause, Verdict};
