@@ -16,6 +16,7 @@ mod file;
 mod footprint;
 mod gateway;
 mod http;
+mod idle_vms;
 mod interrupt;
 mod link;
 mod ping;
@@ -118,6 +119,7 @@ fn bench(arguments: Arguments) -> Result<()> {
     }
     if wanted(Part::Gateway) {
         tables.push(gateway::table(&gateway, &dir.path().join("gateway"), effort));
+        tables.push(idle_vms::table(&gateway, &dir.path().join("idle"), effort));
     }
     let report = Report { circumstances, tables };
     dir.close()?;
