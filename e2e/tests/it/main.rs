@@ -11,6 +11,8 @@ mod families;
 #[cfg(test)]
 mod guests;
 #[cfg(test)]
+mod kinds;
+#[cfg(test)]
 mod leases;
 #[cfg(test)]
 mod raw;
@@ -28,6 +30,8 @@ mod rest_restart;
 mod scenario;
 #[cfg(test)]
 mod snippets;
+#[cfg(test)]
+mod suspend;
 #[cfg(test)]
 mod tap;
 #[cfg(test)]
