@@ -9,7 +9,8 @@ mod links;
 mod memory;
 mod modes;
 mod old_agent;
-mod qemu_ga;
+pub(crate) mod qemu_ga;
+mod qmp;
 mod thaws;
 
 use std::path::Path;
