@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use qga_e2e::{AgentError, Control, Disk, RawAgent, Target as _, until};
+use qga_e2e::{AgentError, Control, Disk, RawAgent, until};
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, Kind, SOON, both_agents};
