@@ -86,6 +86,12 @@ impl Vm {
         self.dir.join("qga.sock")
     }
 
+    /// The chardev socket of the port that the example configuration gives to the gateway. No agent
+    /// serves it unless a test starts one.
+    pub fn gateway_port_socket(&self) -> PathBuf {
+        self.dir.join("gateway.sock")
+    }
+
     /// How many answers `{"return": {}}` the guest's agent has given since the VM was made, to
     /// clients that have gone too: pings leave no other trace.
     ///
@@ -245,9 +251,11 @@ fn qemu_arguments(assets: &Assets, dir: &Path) -> Vec<String> {
     }
 
     add("-device", "virtio-serial-pci".to_owned());
-    for (id, socket, port) in
-        [("qga", "qga.sock", "org.qemu.guest_agent.0"), ("control", "control.sock", Control::PORT)]
-    {
+    for (id, socket, port) in [
+        ("qga", "qga.sock", "org.qemu.guest_agent.0"),
+        ("gateway", "gateway.sock", "org.qga.gateway.0"),
+        ("control", "control.sock", Control::PORT),
+    ] {
         let socket = path(socket);
         // What the guest says there is kept too, whoever listens.
         add(

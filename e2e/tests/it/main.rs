@@ -35,6 +35,8 @@ mod rest_restart;
 #[cfg(test)]
 mod scenario;
 #[cfg(test)]
+mod side_by_side;
+#[cfg(test)]
 mod snippets;
 #[cfg(test)]
 mod suspend;

@@ -23,7 +23,7 @@ for directory in usr bin sbin lib lib64; do
 done
 mount -t proc proc proc
 mount --bind /dev dev
-exec chroot . \"$PROGRAM\" -m unix-listen -p /run/socket -t /run";
+exec chroot . \"$PROGRAM\" -m unix-listen -p /run/socket -t /run -v -l /run/log";
 
 /// A root directory with a user in it, and an agent below it.
 struct House {
@@ -306,6 +306,8 @@ fn a_password_that_was_set_verifies() {
             None => qga_testing::unavailable("nothing that knows crypt(3) on this machine"),
         }
     }
+    let log = house.read("run/log");
+    assert!(!log.contains("cret") && !log.contains("Y3Jl"), "{log}");
     // "$6$abcd$x"
     assert_eq!(set(&mut house, "alice", "JDYkYWJjZCR4", true), ok);
     assert_eq!(hash(&house), "$6$abcd$x");
