@@ -37,6 +37,8 @@ mod scenario;
 #[cfg(test)]
 mod side_by_side;
 #[cfg(test)]
+mod snapshot;
+#[cfg(test)]
 mod snippets;
 #[cfg(test)]
 mod suspend;
