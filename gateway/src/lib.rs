@@ -11,5 +11,6 @@ pub mod daemon;
 pub mod principal;
 mod printable;
 pub mod server;
+pub mod store;
 pub mod telemetry;
 pub mod vm;
