@@ -44,7 +44,8 @@ impl Gateway {
         tcp: Option<SocketAddr>,
     ) -> Result<Self> {
         use std::fmt::Write as _;
-        let mut config = format!("[listen]\nunix = {:?}\n", dir.join("api.sock"));
+        let (state, unix) = (dir.join("state"), dir.join("api.sock"));
+        let mut config = format!("state_dir = {state:?}\n[listen]\nunix = {unix:?}\n");
         if let Some(tcp) = tcp {
             let token = dir.join("token");
             write!(config, "tcp = \"{tcp}\"\ntoken_file = {token:?}\n")?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use qga_proto::command::{Command, CommandInfo, GuestFsfreezeThaw};
+use qga_proto::command::{Command, CommandInfo};
 use qga_proto::{QgaError, ReplyError, ReplyText};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
@@ -115,7 +115,7 @@ impl CallOptions {
             "guest-info" => (timeouts.session, 256 << 10),
             "guest-fsfreeze-status" => (timeouts.session, 64 << 10),
             "guest-fsfreeze-freeze" | "guest-fsfreeze-freeze-list" => (timeouts.freeze, 64 << 10),
-            "guest-fsfreeze-thaw" => (timeouts.thaw, 64 << 10),
+            "guest-fsfreeze-thaw" | "x-guest-fsfreeze-thaw" => (timeouts.thaw, 64 << 10),
             "guest-shutdown" => (timeouts.shutdown, 64 << 10),
             "guest-file-read" => (timeouts.file, most),
             name if name.starts_with("guest-file-") => (timeouts.file, 64 << 10),
@@ -424,7 +424,7 @@ impl Work {
         match self {
             Self::Resync => Priority::Sync,
             Self::Call { info, .. } => match info.name {
-                name if name == GuestFsfreezeThaw::INFO.name => Priority::Thaw,
+                _ if info.is_thaw() => Priority::Thaw,
                 "guest-file-read" | "guest-file-write" => Priority::Bulk,
                 _ => Priority::Interactive,
             },

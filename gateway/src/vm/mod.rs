@@ -31,10 +31,14 @@ pub use events::{
     Delivery, Event, EventId, EventKind, Events, InvalidEventId, InvalidEventKind, Published,
     Subscription, TooManySubscribers,
 };
-pub use freeze::{FreezeError, FreezeRequest, Leases, ShutdownReport};
+pub use freeze::{
+    FreezeError, FreezeRequest, LeaseUnwritable, Leases, ShutdownReport, Started, Unwritten,
+};
 pub use handle::{CallError, CallOptions, VmHandle};
 pub use id::{InvalidVmId, VmId};
 pub use incarnation::Incarnation;
-pub use lease::{Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Policy, ThawCause, Verdict};
+pub use lease::{
+    Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Member, Order, Policy, ThawCause, Verdict,
+};
 pub use link::{LinkState, LinkStatus};
 pub use registry::Registry;

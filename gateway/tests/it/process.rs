@@ -11,7 +11,9 @@ const BOUND: Duration = Duration::from_secs(20);
 fn start(dir: &Path, stderr: Stdio) -> Child {
     let config = dir.join("config.toml");
     let unix = dir.join("api.sock");
-    std::fs::write(&config, format!("[listen]\nunix = {unix:?}\n")).unwrap();
+    let state = dir.join("state");
+    let text = format!("state_dir = {state:?}\n[listen]\nunix = {unix:?}\n");
+    std::fs::write(&config, text).unwrap();
     Command::new(env!("CARGO_BIN_EXE_qga-gateway"))
         .arg("--config")
         .arg(config)

@@ -4,12 +4,14 @@
 mod discovery;
 mod fake;
 mod hostile;
+mod leased;
 mod leases;
 mod links;
 mod memory;
 mod modes;
 mod old_agent;
 mod qemu_ga;
+mod restarts;
 mod thaws;
 
 use std::path::Path;
