@@ -43,19 +43,41 @@ impl Gateway {
         vms: &[(&str, PathBuf)],
         tcp: Option<SocketAddr>,
     ) -> Result<Self> {
-        use std::fmt::Write as _;
-        let (state, unix) = (dir.join("state"), dir.join("api.sock"));
-        let mut config = format!("state_dir = {state:?}\n[listen]\nunix = {unix:?}\n");
+        let mut listen = String::new();
         if let Some(tcp) = tcp {
             let token = dir.join("token");
-            write!(config, "tcp = \"{tcp}\"\ntoken_file = {token:?}\n")?;
+            listen = format!("tcp = \"{tcp}\"\ntoken_file = {token:?}\n");
         }
+        let vms: Vec<_> =
+            vms.iter().map(|(id, socket)| ((*id).to_owned(), socket.clone())).collect();
+        Self::start_with(program, dir, &listen, &vms)
+    }
+
+    /// As [`Gateway::start`]; `config` goes on where the table `[listen]` has begun, and may begin
+    /// others.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub fn start_with(
+        program: &Path,
+        dir: &Path,
+        config: &str,
+        vms: &[(String, PathBuf)],
+    ) -> Result<Self> {
+        use std::fmt::Write as _;
+        let (state, unix) = (dir.join("state"), dir.join("api.sock"));
+        let mut text = format!("state_dir = {state:?}\n[listen]\nunix = {unix:?}\n{config}\n");
         for (id, socket) in vms {
-            write!(config, "\n[[vm]]\nid = {id:?}\nsocket = {socket:?}\n")?;
+            write!(text, "\n[[vm]]\nid = {id:?}\nsocket = {socket:?}\n")?;
         }
-        fs::write(dir.join("gateway.toml"), config)?;
+        fs::write(dir.join("gateway.toml"), text)?;
         let process = spawn(program, dir)?;
         Ok(Self { program: program.to_owned(), dir: dir.to_owned(), process })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Its Unix socket.

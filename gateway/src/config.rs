@@ -24,6 +24,7 @@
 
 mod fields;
 mod locate;
+mod template;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,7 +35,7 @@ use serde::Deserialize;
 
 use crate::vm::VmId;
 
-pub use fields::IdTemplate;
+pub use template::{IdTemplate, PathTemplate};
 
 /// The gateway's configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -113,6 +114,9 @@ pub struct VmConfig {
     /// Users as whom the socket's listener may run; empty for any.
     #[serde(default)]
     pub owner_uids: Vec<u32>,
+    /// QEMU's QMP socket, a monitor that nobody else uses: it serves one client.
+    #[serde(default, deserialize_with = "fields::absolute_or_none")]
+    pub qmp: Option<PathBuf>,
 }
 
 /// A pattern of sockets that come and go.
@@ -134,6 +138,9 @@ pub struct DiscoverConfig {
     /// Users as whom the listeners may run; empty for any.
     #[serde(default)]
     pub owner_uids: Vec<u32>,
+    /// How a path gives that of the VM's QMP socket, which nobody else may use; none unless told.
+    #[serde(default)]
+    pub qmp: Option<PathTemplate>,
 }
 
 impl DiscoverConfig {
@@ -202,6 +209,12 @@ pub struct Limits {
     /// How much later than the gateway an agent that can thaws by itself.
     #[serde(rename = "guest_margin_seconds", deserialize_with = "fields::seconds")]
     pub guest_margin: Duration,
+    /// The most that a request may ask for with `timeout_seconds`.
+    #[serde(rename = "call_timeout_max_seconds", deserialize_with = "fields::seconds")]
+    pub call_timeout_max: Duration,
+    /// How long it is looked for whether a guest shuts down or suspends as told.
+    #[serde(rename = "power_watch_seconds", deserialize_with = "fields::seconds")]
+    pub power_watch: Duration,
     /// How long a lease whose VM is gone is held for the VM to come back.
     #[serde(rename = "orphan_seconds", deserialize_with = "fields::seconds")]
     pub orphan: Duration,
@@ -243,6 +256,8 @@ impl Default for Limits {
             hold_max: seconds(6 * 3600),
             frozen_vms_max: 10_000,
             guest_margin: seconds(10),
+            call_timeout_max: seconds(3600),
+            power_watch: seconds(180),
             orphan: seconds(3600),
             ended_leases: 10_000,
             ended_lease: seconds(7 * 86_400),
@@ -271,7 +286,10 @@ pub struct Timeouts {
     /// Thawing.
     #[serde(rename = "thaw_seconds", deserialize_with = "fields::seconds")]
     pub thaw: Duration,
-    /// Shutdown.
+    /// Trimming.
+    #[serde(rename = "trim_seconds", deserialize_with = "fields::seconds")]
+    pub trim: Duration,
+    /// Shutting down and suspending.
     #[serde(rename = "shutdown_seconds", deserialize_with = "fields::seconds")]
     pub shutdown: Duration,
     /// Everything else.
@@ -287,6 +305,7 @@ impl Default for Timeouts {
             file: seconds(30),
             freeze: seconds(60),
             thaw: seconds(180),
+            trim: seconds(600),
             shutdown: seconds(60),
             other: seconds(30),
         }
@@ -354,6 +373,18 @@ impl Config {
                 let cause =
                     format!("vm[{other}] has that socket already, and it serves one client");
                 return Some((format!("vm[{n}].socket"), cause));
+            }
+            let Some(qmp) = &vm.qmp else { continue };
+            if self.vms.iter().any(|other| other.socket == *qmp) {
+                let cause = "is the socket of an agent, not of QMP".into();
+                return Some((format!("vm[{n}].qmp"), cause));
+            }
+            if let Some(other) =
+                self.vms[..n].iter().position(|other| other.qmp.as_ref() == Some(qmp))
+            {
+                let cause =
+                    format!("vm[{other}] has that socket already, and it serves one client");
+                return Some((format!("vm[{n}].qmp"), cause));
             }
         }
         let l = &self.limits;

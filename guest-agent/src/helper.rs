@@ -22,12 +22,15 @@ const MAX_OUTPUT: usize = 16 << 10;
 /// How often an end is looked for that does not show in the output's pipe.
 const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
+/// What a new process does before it becomes the program.
+type Prepare = Box<dyn FnMut() + Send + Sync>;
+
 /// What never stops a program.
 static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// Runs a program to its end. `action` completes the sentence "child process has failed to …".
 pub(crate) fn run(command: &[&str], action: &str, patience: Duration) -> Result<(), QgaError> {
-    run_to_end(command, None, action, patience, &NEVER)
+    run_to_end(command, None, action, patience, &NEVER, None)
 }
 
 /// The same for a program that reads `input`, of at most 64 KiB, from its standard input.
@@ -37,17 +40,19 @@ pub(crate) fn run_with_input(
     action: &str,
     patience: Duration,
 ) -> Result<(), QgaError> {
-    run_to_end(command, Some(input), action, patience, &NEVER)
+    run_to_end(command, Some(input), action, patience, &NEVER, None)
 }
 
-/// As [`run`]; the program is killed, too, soon after `stop` becomes true.
+/// As [`run`]; the program is killed, too, soon after `stop` becomes true. `prepare` is called in
+/// the new process between fork and exec, and must not allocate.
 pub(crate) fn run_until(
     command: &[&OsStr],
     action: &str,
     patience: Duration,
     stop: &AtomicBool,
+    prepare: impl FnMut() + Send + Sync + 'static,
 ) -> Result<(), QgaError> {
-    run_to_end(command, None, action, patience, stop)
+    run_to_end(command, None, action, patience, stop, Some(Box::new(prepare)))
 }
 
 fn run_to_end(
@@ -56,12 +61,13 @@ fn run_to_end(
     action: &str,
     patience: Duration,
     stop: &AtomicBool,
+    prepare: Option<Prepare>,
 ) -> Result<(), QgaError> {
     let failed =
         |text: &str| QgaError::generic(format!("child process has failed to {action}: {text}"));
     let input = input.map_or_else(|| Ok(Stdio::null()), filled_pipe);
     let input = input.map_err(|e| failed(&errno::of(&e)))?;
-    let ended = match start(command, input, Errors::Kept) {
+    let ended = match start(command, input, Errors::Kept, prepare) {
         Ok((mut child, output)) => watch(&mut child, output, patience, stop),
         Err(e) => {
             let program = command.first().map(|program| program.as_ref().display().to_string());
@@ -82,14 +88,14 @@ fn run_to_end(
 /// Runs a program for its exit code alone. There is none when it cannot be started, is killed, or
 /// does not end in time.
 pub(crate) fn exit_code(command: &[&str], patience: Duration) -> Option<i32> {
-    let (mut child, output) = start(command, Stdio::null(), Errors::Dropped).ok()?;
+    let (mut child, output) = start(command, Stdio::null(), Errors::Dropped, None).ok()?;
     let (status, _) = watch(&mut child, output, patience, &NEVER).ok()?;
     status?.code()
 }
 
 /// The output of a program that has succeeded; what it says of errors is dropped.
 pub(crate) fn output(command: &[&str], patience: Duration) -> Option<Vec<u8>> {
-    let (mut child, output) = start(command, Stdio::null(), Errors::Dropped).ok()?;
+    let (mut child, output) = start(command, Stdio::null(), Errors::Dropped, None).ok()?;
     let (status, text) = watch(&mut child, output, patience, &NEVER).ok()?;
     status?.success().then(|| text.into_bytes())
 }
@@ -106,6 +112,7 @@ fn start(
     command: &[impl AsRef<OsStr>],
     input: Stdio,
     errors: Errors,
+    prepare: Option<Prepare>,
 ) -> std::io::Result<(Child, std::io::PipeReader)> {
     let (program, arguments) = command.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
     let (output, writer) = std::io::pipe()?;
@@ -116,7 +123,11 @@ fn start(
     let mut command = Command::new(program);
     command.args(arguments).stdin(input).stdout(writer).stderr(errors);
     // The command holds the writing end; it goes here, or the output would never end.
-    Ok((sys::process::in_own_session(&mut command).spawn()?, output))
+    sys::process::in_own_session(&mut command);
+    if let Some(prepare) = prepare {
+        sys::process::prepared(&mut command, prepare);
+    }
+    Ok((command.spawn()?, output))
 }
 
 /// A pipe with all of the input in it already, so that nobody has to wait for its reader.

@@ -17,7 +17,9 @@
 //!   once: they must be able to stop a freeze that hangs. They do not pass a freeze that has not
 //!   started, which would then have nobody to thaw it.
 //! * Commands that were overtaken still run, in order, without a reply: whoever sent them
-//!   meant them. Those that may run while frozen do not wait for them.
+//!   meant them. What comes later waits until they are done, but for a second at most, all of them
+//!   together: one that never ends must not hold the channel up. What may run while frozen does
+//!   not wait at all. That nothing starts next to a freeze is up to the agent's own gate.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -35,7 +37,8 @@ const MAX_QUEUED_BYTES: usize = 8 << 20;
 /// Bytes of replies that may wait for a host that does not read. Beyond, nothing new starts
 /// except what thaws.
 const MAX_OUTPUT: usize = 4 << 20;
-/// A command that is not long by nature counts as stuck after this time: a sync overtakes it.
+/// A command that is not long by nature counts as stuck after this time: a sync overtakes it. As
+/// long is waited for what was overtaken.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// Ties an outcome to its request.
@@ -68,6 +71,17 @@ enum State {
     Done(Outcome, bool),
 }
 
+/// How long what was overtaken is still waited for.
+#[derive(Debug, Default)]
+enum Patience {
+    /// Nothing was overtaken.
+    #[default]
+    Whole,
+    Until(Instant),
+    /// Until all of it is done.
+    Gone,
+}
+
 /// The server side of one channel.
 #[derive(Debug, Default)]
 pub struct Server {
@@ -76,8 +90,9 @@ pub struct Server {
     entries: VecDeque<Entry>,
     /// Overtaken before they started.
     deferred: VecDeque<(Ticket, &'static CommandInfo, Request)>,
-    /// Overtaken while they ran.
+    /// Overtaken while they ran. As many as the agent runs at once.
     abandoned: Vec<Ticket>,
+    patience: Patience,
     queued_bytes: usize,
     next_ticket: u64,
     output: Output,
@@ -147,7 +162,7 @@ impl Server {
     ) -> Option<Job> {
         self.let_sync_overtake(now);
         let stalled = self.output.len() >= MAX_OUTPUT;
-        let idle = self.abandoned.is_empty();
+        let idle = !self.waits_for_abandoned(now);
         let mut freeze_waits = false;
         for (at, (_, info, _)) in self.deferred.iter().enumerate() {
             let in_turn = at == 0 && idle && !stalled;
@@ -180,18 +195,21 @@ impl Server {
         None
     }
 
-    /// When to poll again although nothing happened: a sync is waiting for a command that will
+    /// When to poll again although nothing happened: something is waiting for a command that will
     /// then count as stuck.
     pub fn next_wakeup(&self) -> Option<Instant> {
-        let sync = self.first_queued_sync()?;
-        self.entries
-            .iter()
-            .take(sync)
-            .filter_map(|entry| match entry.state {
-                State::Running(_, since) => Some(since + STUCK_AFTER),
-                _ => None,
-            })
-            .min()
+        let queued = |entry: &Entry| matches!(entry.state, State::Queued(..));
+        let waiting = !self.deferred.is_empty() || self.entries.iter().any(queued);
+        let for_abandoned = match self.patience {
+            Patience::Until(end) if waiting => Some(end),
+            _ => None,
+        };
+        let sync = self.first_queued_sync().unwrap_or(0);
+        let running = self.entries.iter().take(sync).filter_map(|entry| match entry.state {
+            State::Running(_, since) => Some(since + STUCK_AFTER),
+            _ => None,
+        });
+        running.chain(for_abandoned).min()
     }
 
     /// Takes the outcome of a job. Outcomes of overtaken jobs go nowhere.
@@ -221,12 +239,9 @@ impl Server {
         self.output.consume(count);
     }
 
-    /// Whether nothing is waiting, running or to be written.
+    /// Whether all is answered and written. What was overtaken may still run.
     pub fn is_idle(&self) -> bool {
-        self.entries.is_empty()
-            && self.deferred.is_empty()
-            && self.abandoned.is_empty()
-            && self.output.len() == 0
+        self.entries.is_empty() && self.output.len() == 0
     }
 
     /// Moves replies whose turn it is to the output.
@@ -243,6 +258,17 @@ impl Server {
             }
             write_reply(&mut self.output, outcome, id.as_deref());
         }
+    }
+
+    /// Whether overtaken commands run, and are still waited for.
+    fn waits_for_abandoned(&mut self, now: Instant) -> bool {
+        self.patience = match self.patience {
+            _ if self.abandoned.is_empty() && self.deferred.is_empty() => Patience::Whole,
+            Patience::Whole => Patience::Until(now + STUCK_AFTER),
+            Patience::Until(end) if now < end => return !self.abandoned.is_empty(),
+            Patience::Until(_) | Patience::Gone => Patience::Gone,
+        };
+        matches!(self.patience, Patience::Until(_)) && !self.abandoned.is_empty()
     }
 
     fn first_queued_sync(&self) -> Option<usize> {

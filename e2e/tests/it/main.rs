@@ -9,7 +9,11 @@ mod demo;
 #[cfg(test)]
 mod families;
 #[cfg(test)]
+mod fleet;
+#[cfg(test)]
 mod guests;
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod leases;
 #[cfg(test)]
@@ -22,6 +26,8 @@ mod rest_files;
 mod rest_freeze;
 #[cfg(test)]
 mod rest_power;
+#[cfg(test)]
+mod rest_qmp;
 #[cfg(test)]
 mod rest_restart;
 #[cfg(test)]

@@ -1,47 +1,14 @@
-//! `/vms/{id}/agent`, `/ping`, `/sync`: the guest agent itself.
+//! `/vms/{id}/ping`, `/sync`: whether the guest agent lives.
 
 use axum::Json;
-use qga_proto::command::{AgentInfo, Command, Empty, GuestInfo, GuestPing, GuestSync, Right};
+use qga_proto::command::{Command, Empty, GuestPing, GuestSync, Right};
 
+use super::call_timeout::CallTimeout;
 use super::caller::Caller;
 use super::document::CALL_PROBLEMS;
 use super::error::{Problem, guest};
-use super::extract::{NoBody, NoQuery, Path};
+use super::extract::{NoBody, Path};
 use super::vms::LinkBody;
-
-/// Ask the guest agent about itself
-///
-/// The answer of `guest-info`, as it came. While the VM is frozen, most commands are shown as
-/// disabled; `capabilities` in `GET /vms/{id}` keeps the list from before.
-#[utoipa::path(
-    get,
-    path = "/vms/{id}/agent",
-    tag = "agent",
-    params(("id" = String, Path, description = "The VM.", example = "web-1")),
-    responses((
-        status = 200,
-        description = "Version and commands.",
-        body = AgentInfo,
-        example = json!({
-            "version": "11.1.3",
-            "supported_commands": [
-                {"name": "guest-ping", "enabled": true, "success-response": true}
-            ]
-        })
-    )),
-    extensions(
-        ("x-qga-right" = json!(Right::Observe)),
-        ("x-qga-command" = json!("guest-info")),
-        ("x-qga-problems" = json!(CALL_PROBLEMS)),
-    )
-)]
-pub(super) async fn show_agent(
-    caller: Caller,
-    Path(id): Path<String>,
-    _: NoQuery,
-) -> Result<Json<AgentInfo>, Problem> {
-    caller.vm(&id, Right::Observe)?.call(GuestInfo {}).await.map(Json)
-}
 
 /// Ping the guest agent
 ///
@@ -50,7 +17,7 @@ pub(super) async fn show_agent(
     post,
     path = "/vms/{id}/ping",
     tag = "agent",
-    params(("id" = String, Path, description = "The VM.", example = "web-1")),
+    params(("id" = String, Path, description = "The VM.", example = "web-1"), CallTimeout),
     responses((status = 200, description = "The agent answered.", body = Empty)),
     extensions(
         ("x-qga-right" = json!(Right::Observe)),
@@ -61,10 +28,10 @@ pub(super) async fn show_agent(
 pub(super) async fn ping_agent(
     caller: Caller,
     Path(id): Path<String>,
-    _: NoQuery,
+    timeout: CallTimeout,
     _: NoBody,
 ) -> Result<Json<Empty>, Problem> {
-    caller.vm(&id, Right::Observe)?.call(GuestPing {}).await.map(Json)
+    caller.vm(&id, Right::Observe)?.within(timeout).call(GuestPing {}).await.map(Json)
 }
 
 /// Bring the link to the guest agent back into step
@@ -75,7 +42,7 @@ pub(super) async fn ping_agent(
     post,
     path = "/vms/{id}/sync",
     tag = "agent",
-    params(("id" = String, Path, description = "The VM.", example = "web-1")),
+    params(("id" = String, Path, description = "The VM.", example = "web-1"), CallTimeout),
     responses((status = 200, description = "In step: the link afterwards.", body = LinkBody)),
     extensions(
         ("x-qga-right" = json!(Right::Observe)),
@@ -86,12 +53,12 @@ pub(super) async fn ping_agent(
 pub(super) async fn sync_agent(
     caller: Caller,
     Path(id): Path<String>,
-    _: NoQuery,
+    timeout: CallTimeout,
     _: NoBody,
 ) -> Result<Json<LinkBody>, Problem> {
-    let vm = caller.vm(&id, Right::Observe)?;
+    let vm = caller.vm(&id, Right::Observe)?.within(timeout);
     caller.sends(GuestSync::INFO.name);
-    let deadline = vm.handle.options(&GuestSync::INFO).timeout;
+    let deadline = vm.options(&GuestSync::INFO).timeout;
     match vm.handle.resync(deadline).await {
         Ok(()) => Ok(Json(vm.handle.link().into())),
         Err(error) => Err(guest::call_failed(&vm.handle, &GuestSync::INFO, false, error)),

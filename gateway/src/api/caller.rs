@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use qga_proto::command::{Command, Right};
+use qga_proto::command::{Command, CommandInfo, Right};
 
 use super::App;
+use super::call_timeout::CallTimeout;
 use super::context::RequestContext;
 use super::error::{Code, Problem, guest};
 use crate::principal::Principal;
@@ -56,7 +58,8 @@ impl Caller {
         let vm = self.find(id).ok_or_else(|| vm_not_found(id))?;
         self.context.concerns(vm.id());
         self.authorise(vm.id(), right)?;
-        Ok(Vm { app: self.app.clone(), context: self.context.clone(), handle: vm })
+        let (app, context) = (self.app.clone(), self.context.clone());
+        Ok(Vm { app, context, handle: vm, timeout: None })
     }
 
     /// The lease of this id, for an operation that needs `right` on each of its VMs.
@@ -92,12 +95,24 @@ pub(crate) struct Vm {
     app: App,
     context: Arc<RequestContext>,
     pub(crate) handle: VmHandle,
+    timeout: Option<Duration>,
 }
 
 impl Vm {
+    /// With the time that the request allows for a call, where it says so.
+    pub(crate) fn within(self, timeout: CallTimeout) -> Self {
+        Self { timeout: timeout.get(), ..self }
+    }
+
+    /// The timeout and answer limit of a command's kind, or the request's own timeout.
+    pub(crate) fn options(&self, info: &CommandInfo) -> CallOptions {
+        let options = self.handle.options(info);
+        CallOptions { timeout: self.timeout.unwrap_or(options.timeout), ..options }
+    }
+
     /// One guest command, with the timeout and answer limit of its kind.
     pub(crate) async fn call<C: Command>(&self, arguments: C) -> Result<C::Return, Problem> {
-        self.call_with(arguments, self.handle.options(&C::INFO)).await
+        self.call_with(arguments, self.options(&C::INFO)).await
     }
 
     pub(crate) async fn call_with<C: Command>(
@@ -105,7 +120,13 @@ impl Vm {
         arguments: C,
         options: CallOptions,
     ) -> Result<C::Return, Problem> {
-        self.try_call(arguments, options).await.map_err(|e| self.failed::<C>(e))
+        self.admit(&C::INFO).await?;
+        self.try_call(arguments, options).await.map_err(|e| self.failed(&C::INFO, e))
+    }
+
+    /// Notes the guest command for the log.
+    pub(crate) fn sends(&self, command: &'static str) {
+        self.context.sends(command);
     }
 
     /// As [`call`](Self::call), for a handler that makes something else of an error.
@@ -118,9 +139,13 @@ impl Vm {
         self.handle.call(arguments, options).await
     }
 
-    pub(crate) fn failed<C: Command>(&self, error: CallError) -> Problem {
-        let frozen = self.app.leases.is_held(self.handle.id());
-        guest::call_failed(&self.handle, &C::INFO, frozen, error)
+    pub(crate) fn failed(&self, info: &CommandInfo, error: CallError) -> Problem {
+        guest::call_failed(&self.handle, info, self.lease().is_some(), error)
+    }
+
+    /// The lease that holds the VM.
+    pub(crate) fn lease(&self) -> Option<Lease> {
+        self.app.leases.active_on(self.handle.id())
     }
 }
 

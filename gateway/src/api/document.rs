@@ -94,8 +94,10 @@ sends, `x-qga-problems` the codes that it can answer with.
     tags(
         (name = "vms", description = "VMs, without asking their guests"),
         (name = "agent", description = "The guest agent itself"),
+        (name = "guest", description = "What a guest says of itself, and its settings"),
         (name = "freeze", description = "Frozen filesystems, held by leases"),
-        (name = "power", description = "Shutting down"),
+        (name = "power", description = "Shutting down and suspending"),
+        (name = "accounts", description = "Passwords and keys of the guest's users"),
         (name = "files", description = "Files in the guest, by handle"),
         (name = "events", description = "What happens to VMs, links and freezes, as it happens"),
         (name = "gateway", description = "The gateway itself"),

@@ -9,10 +9,11 @@ use qga_proto::command::{
     Right,
 };
 
+use super::call_timeout::CallTimeout;
 use super::caller::Caller;
 use super::document::CALL_PROBLEMS;
 use super::error::Problem;
-use super::extract::{Json, NoBody, NoQuery, Path};
+use super::extract::{Json, NoBody, Path};
 use arguments::{
     FileHandle, FileHandlePath, MAX_WRITE_BODY, OpenRequest, ReadRequest, SeekRequest, WriteRequest,
 };
@@ -25,7 +26,7 @@ use arguments::{
     post,
     path = "/vms/{id}/file-handles",
     tag = "files",
-    params(("id" = String, Path, description = "The VM.", example = "web-1")),
+    params(("id" = String, Path, description = "The VM.", example = "web-1"), CallTimeout),
     request_body = OpenRequest,
     responses((
         status = 201,
@@ -42,11 +43,11 @@ use arguments::{
 pub(super) async fn open_file(
     caller: Caller,
     Path(id): Path<String>,
-    _: NoQuery,
+    timeout: CallTimeout,
     Json(request): Json<OpenRequest>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Answer<FileHandle>), Problem> {
     let (arguments, right) = request.checked()?;
-    let handle = caller.vm(&id, right)?.call(arguments).await?;
+    let handle = caller.vm(&id, right)?.within(timeout).call(arguments).await?;
     let location = format!("/vms/{id}/file-handles/{handle}");
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Answer(FileHandle { handle })))
 }
@@ -61,6 +62,7 @@ pub(super) async fn open_file(
     params(
         ("id" = String, Path, description = "The VM.", example = "web-1"),
         ("handle" = i64, Path, description = "From opening.", example = 1000),
+        CallTimeout,
     ),
     responses((status = 200, description = "Closed.", body = Empty)),
     extensions(
@@ -72,10 +74,15 @@ pub(super) async fn open_file(
 pub(super) async fn close_file(
     caller: Caller,
     Path(FileHandlePath { id, handle }): Path<FileHandlePath>,
-    _: NoQuery,
+    timeout: CallTimeout,
     _: NoBody,
 ) -> Result<Answer<Empty>, Problem> {
-    caller.vm(&id, Right::FilesRead)?.call(GuestFileClose { handle }).await.map(Answer)
+    caller
+        .vm(&id, Right::FilesRead)?
+        .within(timeout)
+        .call(GuestFileClose { handle })
+        .await
+        .map(Answer)
 }
 
 /// Read from a file in the guest
@@ -89,6 +96,7 @@ pub(super) async fn close_file(
     params(
         ("id" = String, Path, description = "The VM.", example = "web-1"),
         ("handle" = i64, Path, description = "From opening.", example = 1000),
+        CallTimeout,
     ),
     request_body = ReadRequest,
     responses((
@@ -106,12 +114,12 @@ pub(super) async fn close_file(
 pub(super) async fn read_file(
     caller: Caller,
     Path(FileHandlePath { id, handle }): Path<FileHandlePath>,
-    _: NoQuery,
+    timeout: CallTimeout,
     Json(request): Json<ReadRequest>,
 ) -> Result<Answer<FileRead>, Problem> {
     let (arguments, bytes) = request.checked(handle)?;
-    let vm = caller.vm(&id, Right::FilesRead)?;
-    let mut options = vm.handle.options(&GuestFileRead::INFO);
+    let vm = caller.vm(&id, Right::FilesRead)?.within(timeout);
+    let mut options = vm.options(&GuestFileRead::INFO);
     options.reply_cap = bytes.div_ceil(3) * 4 + 4096;
     vm.call_with(arguments, options).await.map(Answer)
 }
@@ -127,6 +135,7 @@ pub(super) async fn read_file(
     params(
         ("id" = String, Path, description = "The VM.", example = "web-1"),
         ("handle" = i64, Path, description = "From opening.", example = 1000),
+        CallTimeout,
     ),
     request_body = WriteRequest,
     responses((
@@ -144,11 +153,11 @@ pub(super) async fn read_file(
 pub(super) async fn write_file(
     caller: Caller,
     Path(FileHandlePath { id, handle }): Path<FileHandlePath>,
-    _: NoQuery,
+    timeout: CallTimeout,
     Json(request): Json<WriteRequest, MAX_WRITE_BODY>,
 ) -> Result<Answer<FileWrite>, Problem> {
     let arguments = request.checked(handle)?;
-    caller.vm(&id, Right::FilesWrite)?.call(arguments).await.map(Answer)
+    caller.vm(&id, Right::FilesWrite)?.within(timeout).call(arguments).await.map(Answer)
 }
 
 /// Move a handle's position
@@ -161,6 +170,7 @@ pub(super) async fn write_file(
     params(
         ("id" = String, Path, description = "The VM.", example = "web-1"),
         ("handle" = i64, Path, description = "From opening.", example = 1000),
+        CallTimeout,
     ),
     request_body = SeekRequest,
     responses((
@@ -178,11 +188,11 @@ pub(super) async fn write_file(
 pub(super) async fn seek_file(
     caller: Caller,
     Path(FileHandlePath { id, handle }): Path<FileHandlePath>,
-    _: NoQuery,
+    timeout: CallTimeout,
     Json(request): Json<SeekRequest>,
 ) -> Result<Answer<FileSeek>, Problem> {
     let arguments = request.checked(handle)?;
-    caller.vm(&id, Right::FilesRead)?.call(arguments).await.map(Answer)
+    caller.vm(&id, Right::FilesRead)?.within(timeout).call(arguments).await.map(Answer)
 }
 
 /// Hand buffered writes to the guest's kernel
@@ -195,6 +205,7 @@ pub(super) async fn seek_file(
     params(
         ("id" = String, Path, description = "The VM.", example = "web-1"),
         ("handle" = i64, Path, description = "From opening.", example = 1000),
+        CallTimeout,
     ),
     responses((status = 200, description = "Flushed.", body = Empty)),
     extensions(
@@ -206,8 +217,13 @@ pub(super) async fn seek_file(
 pub(super) async fn flush_file(
     caller: Caller,
     Path(FileHandlePath { id, handle }): Path<FileHandlePath>,
-    _: NoQuery,
+    timeout: CallTimeout,
     _: NoBody,
 ) -> Result<Answer<Empty>, Problem> {
-    caller.vm(&id, Right::FilesWrite)?.call(GuestFileFlush { handle }).await.map(Answer)
+    caller
+        .vm(&id, Right::FilesWrite)?
+        .within(timeout)
+        .call(GuestFileFlush { handle })
+        .await
+        .map(Answer)
 }

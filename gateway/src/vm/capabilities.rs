@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use qga_proto::command::{AgentCommand, AgentInfo};
+use qga_proto::command::{AgentCommand, AgentInfo, Command as _, GuestGetDevices};
 
 /// What an agent can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,10 +42,18 @@ impl Capabilities {
         })
     }
 
+    /// Whether the agent is qemu-ga of a version before this one, as far as it says.
+    pub fn before(&self, major: u32, minor: u32) -> bool {
+        let mut numbers = self.version.split('.').map(str::parse);
+        let (Some(Ok(first)), second) = (numbers.next(), numbers.next()) else { return false };
+        let second = second.and_then(Result::ok).unwrap_or(0);
+        (first, second) < (major, minor)
+    }
+
     /// Whether the guest is Windows, whose VSS holds a freeze for 10 seconds: only its agent has
     /// `guest-get-devices` enabled.
     pub fn windows(&self) -> bool {
-        self.command("guest-get-devices") == Some(CommandState::Enabled)
+        self.command(GuestGetDevices::INFO.name) == Some(CommandState::Enabled)
     }
 }
 
@@ -103,6 +111,22 @@ mod tests {
         assert_eq!(new.command("a"), Some(CommandState::Enabled));
         assert_eq!(new.command("b"), Some(CommandState::Disabled));
         assert_eq!(new.command("c"), Some(CommandState::Missing));
+    }
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        for (version, before) in [
+            ("7.2.22", true),
+            ("9.0.99", true),
+            ("9.1.0", false),
+            ("11.1.3", false),
+            ("9", true),
+            ("0.15.50", true),
+            ("qga-agent", false),
+            ("", false),
+        ] {
+            assert_eq!(capabilities(version, Vec::new()).before(9, 1), before, "{version}");
+        }
     }
 
     #[test]

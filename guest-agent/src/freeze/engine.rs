@@ -41,7 +41,7 @@ use qga_proto::command::{FreezeResult, ThawCause};
 use qga_proto::{Outcome, QgaError};
 
 use self::calls::{Call, Held};
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Thawed};
 use super::marker::Marker;
 use super::mounts::Device;
 use super::order::Order;
@@ -75,7 +75,7 @@ pub(super) enum Message {
 #[derive(Debug)]
 pub(super) enum Returned {
     Freeze(FreezeResult, Option<String>),
-    Thaw(bool),
+    Thaw(Thawed),
 }
 
 /// How long a thaw waits for filesystems that do not thaw.

@@ -16,7 +16,9 @@ use rustix::time::{
     timerfd_create, timerfd_settime,
 };
 
-use super::mounts::Mounts;
+use super::hook_process::{self, HookProcess};
+use super::mounts::{Mounts, Target};
+use super::reach;
 use crate::sys::{fsfreeze, threads};
 use crate::{errno, helper};
 
@@ -32,20 +34,38 @@ pub(super) enum Frozen {
     Failed(String),
 }
 
-/// Thaws what was frozen, on the thread that froze it; whether it was still frozen. Until it is
+/// How a thaw ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Thawed {
+    /// It was frozen until then.
+    Yes,
+    /// It was not frozen, or is there no more.
+    No,
+    /// It may be frozen, but nothing leads to it, for this reason.
+    OutOfReach(String),
+}
+
+impl Thawed {
+    fn from(thawed: bool) -> Self {
+        if thawed { Self::Yes } else { Self::No }
+    }
+}
+
+/// Thaws what was frozen, on the thread that froze it. Until it is
 /// called or dropped, the filesystem stays within reach, wherever it is mounted.
-pub(super) type Thaw = Box<dyn FnOnce() -> bool>;
+pub(super) type Thaw = Box<dyn FnOnce() -> Thawed>;
 
 /// [`freeze`](Self::freeze), [`thaw`](Self::thaw) and [`hook`](Self::hook) may sleep for ever; they
 /// are each made on a thread of their own.
 pub(super) trait Kernel: Send + Sync + 'static {
     /// The mount table.
     fn mounts(&self) -> io::Result<Mounts>;
-    /// Freezes what is mounted at `path`.
-    fn freeze(&self, path: &Path) -> Frozen;
-    /// Thaws what is mounted at `path`, however often it was frozen; whether it was at all.
-    fn thaw(&self, path: &Path) -> bool;
-    /// Runs a hook to its end, or for as long as `patience` and `stop` let it run.
+    /// Freezes a filesystem, even if something else covers it where it is mounted.
+    fn freeze(&self, target: &Target) -> Frozen;
+    /// Thaws a filesystem, however often it was frozen, wherever it is mounted by now.
+    fn thaw(&self, target: &Target) -> Thawed;
+    /// Runs a hook to its end, or for as long as `patience` and `stop` let it run. One that a killed
+    /// agent has left behind is ended first, which may take as long again.
     fn hook(
         &self,
         path: &Path,
@@ -63,12 +83,14 @@ pub(super) trait Kernel: Send + Sync + 'static {
 #[derive(Debug)]
 pub(super) struct Linux {
     timer: Arc<OwnedFd>,
+    hooks: HookProcess,
 }
 
 impl Linux {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(state_dir: &Path) -> io::Result<Self> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        Ok(Self { timer: Arc::new(timerfd_create(TimerfdClockId::Boottime, flags)?) })
+        let timer = Arc::new(timerfd_create(TimerfdClockId::Boottime, flags)?);
+        Ok(Self { timer, hooks: HookProcess::new(state_dir) })
     }
 
     /// What becomes readable at each tick.
@@ -89,26 +111,38 @@ impl Kernel for Linux {
         Mounts::read()
     }
 
-    fn freeze(&self, path: &Path) -> Frozen {
+    fn freeze(&self, target: &Target) -> Frozen {
         leave_the_channel();
+        let path = target.path.display();
         let failed = |what: &str, error: Errno| {
-            Frozen::Failed(format!("failed to {what} {}: {}", path.display(), errno::text(error)))
+            Frozen::Failed(format!("failed to {what} {path}: {}", errno::text(error)))
         };
-        let directory = match open_directory(path) {
-            Ok(directory) => directory,
+        let directory = match open_directory(&target.path) {
+            Ok(directory) if reach::is_on(&directory, target) => directory,
+            Ok(_) => match reach::by_device(target) {
+                Ok(Some(directory)) => directory,
+                // Of a kind that is not known, which mostly means that it cannot freeze.
+                Ok(None) | Err(_) => return Frozen::Unsupported,
+            },
             Err(error) => return failed("open", error),
         };
         match fsfreeze::freeze(&directory) {
-            Ok(()) => Frozen::Yes(Box::new(move || thaw(&directory))),
+            Ok(()) => Frozen::Yes(Box::new(move || Thawed::from(thaw(&directory)))),
             Err(Errno::BUSY) => Frozen::Already,
             Err(Errno::OPNOTSUPP) => Frozen::Unsupported,
             Err(error) => failed("freeze", error),
         }
     }
 
-    fn thaw(&self, path: &Path) -> bool {
+    fn thaw(&self, target: &Target) -> Thawed {
         leave_the_channel();
-        open_directory(path).is_ok_and(|directory| thaw(&directory))
+        match open_directory(&target.path) {
+            Ok(directory) if reach::is_on(&directory, target) => Thawed::from(thaw(&directory)),
+            _ => match reach::by_device(target) {
+                Ok(found) => Thawed::from(found.is_some_and(|directory| thaw(&directory))),
+                Err(why) => Thawed::OutOfReach(why),
+            },
+        }
     }
 
     fn hook(
@@ -118,8 +152,15 @@ impl Kernel for Linux {
         patience: Duration,
         stop: &AtomicBool,
     ) -> Result<(), QgaError> {
+        self.hooks.end(patience, stop);
+        let record = self.hooks.begin(argument);
         let command = [path.as_os_str(), argument.as_ref()];
-        helper::run_until(&command, "execute fsfreeze hook", patience, stop)
+        let write_down = move || {
+            if let Ok(record) = &record {
+                hook_process::write_down(record);
+            }
+        };
+        helper::run_until(&command, "execute fsfreeze hook", patience, stop, write_down)
     }
 
     fn now_ms(&self) -> u64 {
@@ -163,7 +204,8 @@ mod tests {
 
     #[test]
     fn ticks_from_a_time_that_is_past_and_not_when_told_not_to() {
-        let linux = Linux::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let linux = Linux::new(dir.path()).unwrap();
         let ticks = |milliseconds: i64| {
             let limit = Timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
             let mut timer = [PollFd::new(&*linux.timer, PollFlags::IN)];

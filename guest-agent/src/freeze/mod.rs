@@ -6,12 +6,14 @@
 
 pub(crate) mod choice;
 mod engine;
+mod hook_process;
 mod kernel;
 pub(crate) mod marker;
 pub(crate) mod mounts;
 mod order;
 pub(crate) mod phase;
 mod predecessor;
+mod reach;
 mod record;
 mod report;
 pub(crate) mod settings;
@@ -63,7 +65,7 @@ impl Freezer {
         let frozen = marker.exists();
         let phase = Arc::new(SharedPhase::new(if frozen { Phase::Frozen } else { Phase::Thawed }));
         let report = Arc::new(SharedReport::new(Identity::new()));
-        let linux = Linux::new()?;
+        let linux = Linux::new(marker.state_dir())?;
         let timer = linux.timer();
         let (outbox, inbox) = sync_channel(INBOX);
         let mut engine = Engine::new(

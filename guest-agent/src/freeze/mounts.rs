@@ -38,6 +38,7 @@ pub(crate) struct Mount {
 pub(crate) struct Target {
     pub(crate) device: Device,
     pub(crate) path: PathBuf,
+    pub(crate) fs_type: String,
 }
 
 /// The mount table at one moment, in mount order.
@@ -61,8 +62,12 @@ impl Mounts {
 
     /// What qemu-ga freezes, thaws and trims, in mount order.
     pub(crate) fn targets(&self) -> Vec<Target> {
-        let targets = self.on_devices().into_iter();
-        targets.map(|(device, mount)| Target { device, path: mount.path.clone() }).collect()
+        let of = |(device, mount): (Device, &Mount)| Target {
+            device,
+            path: mount.path.clone(),
+            fs_type: mount.fs_type.clone(),
+        };
+        self.on_devices().into_iter().map(of).collect()
     }
 
     /// The first mount of each block device, in mount order.
@@ -134,6 +139,17 @@ fn unescape(field: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(&path))
 }
 
+/// As it is displayed.
+impl std::str::FromStr for Device {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let number = |part: &str| part.parse().map_err(|_| ());
+        let (major, minor) = text.split_once(':').ok_or(())?;
+        Self::of_block_device(makedev(number(major)?, number(minor)?)).ok_or(())
+    }
+}
+
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}", major(self.0), minor(self.0))
@@ -174,6 +190,15 @@ not a mount line
         let expected =
             [("254:0", "/"), ("8:1", "/mnt/a b"), ("8:16", "/mnt/btr"), ("7:0", "/snap")];
         assert_eq!(targets, expected.map(|(device, path)| (device.into(), path.into())));
+    }
+
+    #[test]
+    fn a_device_reads_as_it_is_written() {
+        let target = table().targets().remove(1);
+        assert_eq!(target.device.to_string().parse(), Ok(target.device));
+        for text in ["", "8", "8:x", "-1:0", "0:5", "99999999999:0"] {
+            assert_eq!(text.parse::<Device>(), Err(()), "{text}");
+        }
     }
 
     #[test]

@@ -36,8 +36,13 @@ pub(super) fn wait(process: &OwnedFd) {
 /// Field 22 of `/proc/PID/stat`, in clock ticks since boot.
 fn start_time(pid: &str) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    start_time_in(&stat).map(str::to_owned)
+}
+
+/// That field of what stands in such a file.
+pub(super) fn start_time_in(stat: &str) -> Option<&str> {
     let (_, behind_name) = stat.rsplit_once(") ")?;
-    behind_name.split(' ').nth(19).map(str::to_owned)
+    behind_name.split(' ').nth(19)
 }
 
 #[cfg(test)]

@@ -19,9 +19,11 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use qga_proto::command::{FilesystemFreeze, ThawCause};
+use qga_proto::command::{FilesystemFreeze, FreezeResult, ThawCause, ThawResult};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
+
+use super::mounts::Target;
 
 /// A record is cut off here, and then does not parse: some thousand filesystems.
 const MAX_BYTES: u64 = 4 << 20;
@@ -40,6 +42,8 @@ pub(super) struct Record {
     /// Why the current or last one failed.
     pub(super) error: Option<String>,
     pub(super) filesystems: Vec<FilesystemFreeze>,
+    /// Where each of them lies.
+    pub(super) devices: Vec<OnDevice>,
     pub(super) last_thaw: Option<Thaw>,
 }
 
@@ -69,6 +73,26 @@ pub(super) enum Stage {
     ThawHook,
 }
 
+/// What a mount point of the freeze stands for, even if it does so no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct OnDevice {
+    mountpoint: String,
+    /// As `8:1`.
+    device: String,
+    fs_type: String,
+}
+
+impl OnDevice {
+    pub(super) fn of(target: &Target) -> Self {
+        Self {
+            mountpoint: target.path.to_string_lossy().into_owned(),
+            device: target.device.to_string(),
+            fs_type: target.fs_type.clone(),
+        }
+    }
+}
+
 /// How a freeze ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -93,6 +117,26 @@ impl Record {
     pub(super) fn filesystem(&mut self, path: &Path) -> Option<&mut FilesystemFreeze> {
         let path = path.to_string_lossy();
         self.filesystems.iter_mut().find(|filesystem| filesystem.mountpoint == path)
+    }
+
+    /// What the current freeze holds.
+    pub(super) fn still_frozen(&self) -> impl Iterator<Item = Target> {
+        let devices = self.devices.iter().filter(|_| self.freeze.is_some());
+        devices.filter_map(|one| {
+            let path = PathBuf::from(&one.mountpoint);
+            let device = one.device.parse().ok().filter(|_| self.holds(&path))?;
+            Some(Target { device, path, fs_type: one.fs_type.clone() })
+        })
+    }
+
+    /// Whether the current freeze has frozen a filesystem, perhaps, and no thaw has thawed it yet.
+    pub(super) fn holds(&self, path: &Path) -> bool {
+        let path = path.to_string_lossy();
+        let found = self.filesystems.iter().find(|filesystem| filesystem.mountpoint == path);
+        found.is_some_and(|found| {
+            matches!(found.freeze, FreezeResult::Frozen | FreezeResult::Freezing)
+                && !matches!(found.thaw, Some(ThawResult::Thawed | ThawResult::NotFrozen))
+        })
     }
 
     pub(super) fn stage(&self) -> Option<Stage> {
@@ -163,6 +207,11 @@ mod tests {
             count: Some(1),
             error: Some("e".into()),
             filesystems: vec![FilesystemFreeze { mountpoint: "/".into(), ..Default::default() }],
+            devices: vec![OnDevice {
+                mountpoint: "/".into(),
+                device: "8:1".into(),
+                fs_type: "ext4".into(),
+            }],
             last_thaw: Some(Thaw {
                 cause: ThawCause::Restart,
                 at_ms: 3,

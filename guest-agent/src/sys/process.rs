@@ -37,3 +37,15 @@ pub(crate) fn in_own_session(command: &mut Command) -> &mut Command {
         })
     }
 }
+
+/// Has the process that `command` starts call `prepare` before it becomes the program. It must make
+/// async-signal-safe calls only, and allocate nothing.
+pub(crate) fn prepared(command: &mut Command, mut prepare: impl FnMut() + Send + Sync + 'static) {
+    // SAFETY: the contract above, which the callers keep.
+    unsafe {
+        command.pre_exec(move || {
+            prepare();
+            Ok(())
+        });
+    }
+}

@@ -107,7 +107,7 @@ impl Cell {
 
     /// Puts a shell and a few programs, with their libraries, into the agent's root.
     pub(crate) fn add_shell(&self) {
-        self.sh("for program in sh sleep rm basename; do
+        self.sh("for program in sh sleep rm basename cat; do
                      found=$(command -v $program)
                      for file in $found $(ldd $found | grep -o '/[^ ]*'); do
                          mkdir -p \"$ROOT${file%/*}\"

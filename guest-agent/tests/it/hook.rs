@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::bed::{Client, wait_for};
+use crate::bed::{Agent, Client, wait_for};
 use crate::cell::Cell;
 
 const FREEZE: &str = "guest-fsfreeze-freeze";
@@ -143,4 +143,75 @@ fn an_agent_killed_in_either_hook_is_followed_by_one_that_runs_the_thaw_hook() {
     assert_eq!(agent.connect().get(THAW, ""), "1");
     assert!(log(&cell).ends_with("freeze thaw "), "{}", log(&cell));
     agent.signal(Signal::TERM);
+}
+
+/// Logs `overlap` if the other hook's process, or a child of it, still runs.
+const WATCHFUL: &str = "alive() {
+    [ -e /run/$1 ] || return 1
+    case $(cat /proc/$(cat /run/$1)/stat 2>/dev/null) in '' | *') Z '*) return 1 ;; esac
+}
+if alive leader || alive child; then echo overlap >> /run/log; fi
+echo $$ > /run/leader
+if [ -e /run/hang-$1 ]; then
+    time=$(cat /run/hang-$1)
+    rm /run/hang-$1
+    sleep $time &
+    echo $! > /run/child
+    wait
+    echo end >> /run/log
+fi";
+
+/// An agent killed while a hook hangs for this many seconds, and another one in its place.
+fn killed_in_hook(cell: &Cell, verb: &str, seconds: u32, options: &[&str]) -> Agent {
+    let mut agent = cell.start(options);
+    let mut client = agent.connect();
+    if verb == "thaw" {
+        assert_eq!(client.get(FREEZE, ""), "1");
+    }
+    let hang = cell.path(&format!("/run/hang-{verb}"));
+    std::fs::write(&hang, seconds.to_string()).unwrap();
+    let _ = std::fs::remove_file(cell.path("/run/child"));
+    client.send(format!("{{'execute':'guest-fsfreeze-{verb}'}}"));
+    wait_for("the hook's child", || cell.path("/run/child").exists().then_some(()));
+    agent.kill();
+    cell.start(options)
+}
+
+#[test]
+fn the_freeze_hook_of_a_killed_agent_is_ended_before_the_thaw_hook_runs() {
+    let Some(cell) = cell_with(WATCHFUL) else { return };
+    let begun = Instant::now();
+    let agent = killed_in_hook(&cell, "freeze", 60, &["-F/hook"]);
+    wait_for("the thaw hook", || log(&cell).contains("thaw").then_some(()));
+    let marker = cell.path("/run/qga.state.isfrozen");
+    wait_for("the marker to go", || (!marker.exists()).then_some(()));
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert_eq!(log(&cell), "freeze thaw ");
+    // A hook that has ended is not looked for.
+    let mut client = agent.connect();
+    assert!(client.error(THAW, "").ends_with("(restart)"));
+    assert_eq!(client.get(FREEZE, ""), "1");
+    assert_eq!(client.get(THAW, ""), "1");
+    assert_eq!(log(&cell), "freeze thaw freeze thaw ");
+}
+
+#[test]
+fn the_thaw_hook_of_a_killed_agent_may_end_by_itself_before_it_runs_again() {
+    let Some(cell) = cell_with(WATCHFUL) else { return };
+    let _agent = killed_in_hook(&cell, "thaw", 1, &["-F/hook"]);
+    let marker = cell.path("/run/qga.state.isfrozen");
+    wait_for("the marker to go", || (!marker.exists()).then_some(()));
+    assert_eq!(log(&cell), "freeze thaw end thaw ");
+}
+
+#[test]
+fn the_thaw_hook_of_a_killed_agent_has_no_more_time_than_any_other() {
+    let Some(cell) = cell_with(WATCHFUL) else { return };
+    std::fs::write(cell.path("/run/conf"), "[general]\nhook-timeout=2\n").unwrap();
+    let begun = Instant::now();
+    let _agent = killed_in_hook(&cell, "thaw", 60, &["-F/hook", "-c/run/conf"]);
+    let marker = cell.path("/run/qga.state.isfrozen");
+    wait_for("the marker to go", || (!marker.exists()).then_some(()));
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(log(&cell), "freeze thaw thaw ");
 }

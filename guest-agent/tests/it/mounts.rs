@@ -109,6 +109,60 @@ fn one_unmounted_lazily_or_covered_meanwhile_is_thawed_all_the_same() {
 }
 
 #[test]
+fn the_next_agent_thaws_what_was_unmounted_lazily_or_covered_too() {
+    let cell = cell_or_skip!();
+    cell.sh("mkdir $ROOT/sys; mount -t sysfs sysfs $ROOT/sys");
+    let mut types = vec!["ext4"];
+    types.extend(["xfs", "btrfs"].into_iter().filter(|fs_type| available(fs_type)));
+    for fs_type in &types {
+        cell.mount(fs_type, &format!("/mnt/{fs_type}"));
+    }
+    cell.mount("ext4", "/mnt/covered");
+    cell.mount("ext4", "/mnt/left");
+    let frozen = types.len() + 2;
+    let mut agent = cell.start(&[]);
+    let answer = freeze(&mut agent.connect(), "l", 0);
+    assert_eq!(answer["count"], json!(frozen));
+    let mut writers = Vec::new();
+    for fs_type in &types {
+        writers.push(cell.blocked_writer(&format!("/mnt/{fs_type}/f")));
+        cell.sh(&format!("umount -l $ROOT/mnt/{fs_type}"));
+    }
+    writers.push(cell.blocked_writer("/mnt/covered/f"));
+    cell.sh("mount -t tmpfs cover $ROOT/mnt/covered");
+    agent.kill();
+    let agent = cell.start(&[]);
+    let mut client = agent.connect();
+    assert_eq!(client.get(THAW, ""), frozen.to_string());
+    writers.iter_mut().for_each(crate::cell::Writer::wait_until_done);
+    let now = report(&mut client);
+    let all = now["filesystems"].as_array().unwrap();
+    assert!(all.iter().all(|one| one["thaw"] == "thawed"), "{now}");
+    // Nothing of it is left mounted.
+    cell.sh("umount $ROOT/mnt/covered; umount $ROOT/mnt/covered; umount $ROOT/mnt/left");
+    for fs_type in &types {
+        cell.sh(&format!("mount -o loop $OUTER/images/_mnt_{fs_type} $ROOT/mnt/{fs_type}"));
+    }
+}
+
+#[test]
+fn what_something_else_covers_is_frozen_all_the_same() {
+    let cell = cell_or_skip!();
+    cell.sh("mkdir $ROOT/sys; mount -t sysfs sysfs $ROOT/sys");
+    cell.mount("ext4", "/mnt/a");
+    cell.sh("mkdir $ROOT/mnt/bind
+             mount --bind $ROOT/mnt/a $ROOT/mnt/bind
+             mount -t tmpfs cover $ROOT/mnt/a");
+    let agent = cell.start(&[]);
+    let mut client = agent.connect();
+    assert_eq!(client.get(FREEZE, ""), "1");
+    let mut writer = cell.blocked_writer("/mnt/bind/f");
+    cell.writer("/mnt/a/f").wait_until_done();
+    assert_eq!(client.get(THAW, ""), "1");
+    writer.wait_until_done();
+}
+
+#[test]
 fn no_descriptor_and_no_thread_is_left_behind() {
     let cell = cell_or_skip!();
     for at in ["/mnt/a", "/mnt/b"] {

@@ -56,6 +56,9 @@ impl Command for GuestGetCpustats {
 pub enum CpuStats {
     /// Linux.
     Linux(LinuxCpuStats),
+    /// Another one; what it reports is left out.
+    #[serde(other)]
+    Other,
 }
 
 /// The times of one processor since boot, in milliseconds.

@@ -78,7 +78,6 @@ pub enum BusType {
     Uml,
     Sata,
     Sd,
-    Unknown,
     Ieee1394,
     Ssa,
     Fibre,
@@ -89,6 +88,9 @@ pub enum BusType {
     Virtual,
     FileBackedVirtual,
     Nvme,
+    /// What the agent does not know, or what is newer than this list.
+    #[serde(other)]
+    Unknown,
 }
 
 /// `guest-get-disks`: disks and partitions (since 5.2).
@@ -129,6 +131,9 @@ pub struct Disk {
 pub enum DiskSmart {
     /// NVMe: log page 02h.
     Nvme(NvmeSmart),
+    /// A kind that is newer than this list; what it reports is left out.
+    #[serde(other)]
+    Other,
 }
 
 /// The NVMe SMART log. Counters have 128 bits, in two halves.

@@ -7,6 +7,7 @@
 mod accounts;
 mod clock;
 mod cpu;
+mod device;
 mod disk;
 mod exec;
 mod file;
@@ -31,6 +32,7 @@ pub use self::cpu::{
     CpuStats, GuestGetCpustats, GuestGetLoad, GuestGetVcpus, GuestSetVcpus, LinuxCpuStats,
     LoadAverage, LogicalProcessor,
 };
+pub use self::device::{DeviceId, DeviceInfo, GuestGetDevices, PciDeviceId};
 pub use self::disk::{
     BusType, CcwAddress, Disk, DiskAddress, DiskSmart, DiskStats, DiskStatsInfo, GuestGetDisks,
     GuestGetDiskstats, NvmeSmart, PciAddress,
@@ -236,6 +238,14 @@ pub const COMMANDS: &[CommandInfo] = &[
     XFsfreezeThaw::INFO,
     XFsfreezeReport::INFO,
 ];
+
+/// Commands that agents on other systems have and ours does not. No part of what an agent offers.
+pub const FOREIGN_COMMANDS: &[CommandInfo] = &[GuestGetDevices::INFO];
+
+/// The facts of a command of any agent: from [`COMMANDS`] or [`FOREIGN_COMMANDS`].
+pub fn any_command_info(name: &str) -> Option<&'static CommandInfo> {
+    command_info(name).or_else(|| FOREIGN_COMMANDS.iter().find(|info| info.name == name))
+}
 
 /// The entry of [`COMMANDS`] with this name.
 pub fn command_info(name: &str) -> Option<&'static CommandInfo> {

@@ -162,6 +162,67 @@ fn a_short_command_loses_its_reply_only_when_it_is_stuck() {
 }
 
 #[test]
+fn a_command_without_end_that_was_overtaken_holds_up_later_ones_for_a_second_at_most() {
+    let (mut server, now) = (Server::new(), Instant::now());
+    for name in ["guest-fstrim", "guest-file-open", "guest-file-flush", "guest-sync"] {
+        server.feed(&request(name, name));
+    }
+    let mut jobs = start(&mut server, now);
+    assert_eq!(names(&jobs), ["guest-fstrim", "guest-sync"]);
+    finish(&mut server, &mut jobs, "guest-sync");
+    for name in ["guest-ping", "guest-exec", "guest-get-osinfo"] {
+        server.feed(&request(name, name));
+    }
+    jobs.extend(start(&mut server, now));
+    assert_eq!(names(&jobs), ["guest-fstrim", "guest-ping"]);
+    finish(&mut server, &mut jobs, "guest-ping");
+    let second = now + Duration::from_secs(1);
+    assert!(start(&mut server, second - Duration::from_millis(1)).is_empty());
+    assert_eq!(server.next_wakeup(), Some(second));
+    // Then those that the sync has overtaken with it, in order, and behind them what came later.
+    jobs.extend(start(&mut server, second));
+    assert_eq!(names(&jobs), ["guest-fstrim", "guest-file-open", "guest-file-flush", "guest-exec"]);
+    finish(&mut server, &mut jobs, "guest-exec");
+    jobs.extend(start(&mut server, second));
+    finish(&mut server, &mut jobs, "guest-get-osinfo");
+    let answered = ["guest-sync", "guest-ping", "guest-exec", "guest-get-osinfo"];
+    assert_eq!(replies(&mut server), answered);
+    assert!(server.is_idle(), "what nobody waits for does not keep a client");
+    assert_eq!(server.next_wakeup(), None);
+
+    // Once all of it has ended, whatever is overtaken next is waited for again.
+    for name in ["guest-file-flush", "guest-file-open", "guest-fstrim"] {
+        finish(&mut server, &mut jobs, name);
+    }
+    for name in ["guest-fstrim", "guest-sync", "guest-exec"] {
+        server.feed(&request(name, name));
+    }
+    jobs = start(&mut server, second);
+    assert_eq!(names(&jobs), ["guest-fstrim", "guest-sync"]);
+    finish(&mut server, &mut jobs, "guest-sync");
+    assert!(start(&mut server, second).is_empty());
+    finish(&mut server, &mut jobs, "guest-fstrim");
+    assert_eq!(names(&start(&mut server, second)), ["guest-exec"]);
+}
+
+#[test]
+fn what_the_agents_gate_refuses_is_not_asked_for_again_and_again() {
+    let (mut server, now) = (Server::new(), Instant::now());
+    for name in ["guest-fsfreeze-freeze", "guest-sync", "guest-exec"] {
+        server.feed(&request(name, name));
+    }
+    let later = now + Duration::from_secs(60);
+    let mut jobs = start(&mut server, now);
+    finish(&mut server, &mut jobs, "guest-sync");
+    assert!(start(&mut server, now).is_empty());
+    let freezing = |info: &CommandInfo| info.allowed_while_frozen;
+    assert!(server.poll(later, &mut { freezing }).is_none());
+    assert_eq!(server.next_wakeup(), None, "the freeze's end is an event");
+    finish(&mut server, &mut jobs, "guest-fsfreeze-freeze");
+    assert_eq!(names(&start(&mut server, later)), ["guest-exec"]);
+}
+
+#[test]
 fn overtaken_commands_still_run_in_order_and_unanswered() {
     let (mut server, now) = (Server::new(), Instant::now());
     for name in ["guest-fsfreeze-freeze", "guest-file-open", "guest-file-flush", "guest-sync"] {

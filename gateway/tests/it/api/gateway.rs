@@ -112,6 +112,17 @@ impl Gateway {
         tokio::time::timeout(BOUND, reached).await.expect("in time").unwrap();
     }
 
+    /// Once the agent's list of commands is known.
+    pub(crate) async fn known(&self) {
+        let known = async {
+            let mut often = tokio::time::interval(Duration::from_millis(2));
+            while self.vm().capabilities().is_none() {
+                often.tick().await;
+            }
+        };
+        tokio::time::timeout(BOUND, known).await.expect("in time");
+    }
+
     /// Over the Unix socket.
     pub(crate) fn ask(&self, method: &str, path: &str) -> Ask {
         Ask::new(self.unix.clone(), method, path)

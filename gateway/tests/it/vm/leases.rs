@@ -75,6 +75,14 @@ pub(super) fn request() -> FreezeRequest {
     }
 }
 
+/// An agent that cannot say what is mounted.
+fn without_fsinfo(name: &str) -> Act {
+    match name {
+        "guest-get-fsinfo" => Act::Answer(Outcome::Error(QgaError::not_found(name))),
+        _ => Act::Normal,
+    }
+}
+
 fn named(mountpoints: &[&str], policy: Policy) -> FreezeRequest {
     let mountpoints = Some(mountpoints.iter().map(|&m| m.into()).collect());
     FreezeRequest { mountpoints, policy, ..request() }
@@ -207,6 +215,7 @@ async fn a_forced_thaw_is_kept_on_record_and_a_refused_one_is_not() {
 #[tokio::test]
 async fn fewer_than_required_are_thawed_again_and_best_effort_says_so() {
     let frame = Frame::ready().await;
+    frame.guest.rule(without_fsinfo);
     let some = ["/", "/srv", "/srv", "/mnt"];
     let error = frame.freeze(named(&some, Policy::Required)).await.expect_err("two of three");
     assert!(matches!(error, FreezeError::Incomplete { wanted: 3, frozen: 2 }), "{error}");
@@ -232,9 +241,29 @@ async fn fewer_than_required_are_thawed_again_and_best_effort_says_so() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_no_mount_point_is_told_before_anything_is_sent() {
+    let frame = Frame::ready().await;
+    let some = ["/", "/nowhere", "/srv/"];
+    let error = frame.freeze(named(&some, Policy::Required)).await.expect_err("no such thing");
+    assert!(matches!(&error, FreezeError::NoMountPoint { names } if names == &["/nowhere"]));
+    assert_eq!(frame.guest.ran("guest-fsfreeze-freeze-list"), 0);
+    assert!(frame.leases.list().is_empty());
+    let lease = frame.freeze(named(&["/", "/nowhere"], Policy::BestEffort)).await.expect("one");
+    assert_eq!(
+        (lease.filesystems(), &lease.members[0].skipped[..]),
+        (Some(1), &["/nowhere".to_owned()][..])
+    );
+    let ended = frame.leases.thaw(&lease.id).await.expect("thaws");
+    assert_eq!(ended.verdict, Some(Verdict::Partial));
+}
+
+#[tokio::test]
 async fn a_rollback_that_hangs_does_not_hang_its_caller() {
     let frame = Frame::ready().await;
-    frame.guest.rule(|name| if name.ends_with("-thaw") { Act::Hold } else { Act::Normal });
+    frame.guest.rule(|name| match name {
+        "guest-fsfreeze-thaw" => Act::Hold,
+        name => without_fsinfo(name),
+    });
     let error =
         frame.freeze(named(&["/", "/mnt"], Policy::Required)).await.expect_err("one of two");
     let FreezeError::OutcomeUnknown { lease, .. } = error else { panic!("{error}") };

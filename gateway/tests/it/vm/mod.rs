@@ -10,7 +10,8 @@ mod links;
 mod memory;
 mod modes;
 mod old_agent;
-mod qemu_ga;
+pub(crate) mod qemu_ga;
+mod qmp;
 mod restarts;
 mod thaws;
 

@@ -13,10 +13,10 @@ use tempfile::tempdir;
 
 use super::{eventually, one, ping, quick, recovers, until};
 
-struct Agent(Child);
+pub(crate) struct Agent(Child);
 
 impl Agent {
-    fn start(program: &Path, socket: &Path, state: &Path) -> Self {
+    pub(crate) fn start(program: &Path, socket: &Path, state: &Path) -> Self {
         let child = Command::new(program)
             .args(["-m", "unix-listen", "-p"])
             .arg(socket)

@@ -4,7 +4,7 @@
 //! So the filesystem can be thawed even if it was unmounted lazily meanwhile, or something else
 //! was mounted over it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Instant;
@@ -13,43 +13,41 @@ use qga_proto::command::{FreezeResult, ThawResult};
 
 use super::{Engine, Message, Returned, STACK, no_mount_table};
 use crate::errno;
-use crate::freeze::kernel::{Frozen, Kernel};
+use crate::freeze::kernel::{Frozen, Kernel, Thawed};
 use crate::freeze::mounts::{Device, Target};
 
 /// A call that is in the kernel.
 #[derive(Debug)]
 pub(super) struct Call {
-    pub(super) device: Device,
-    pub(super) path: PathBuf,
+    pub(super) target: Target,
     since: Instant,
 }
 
 impl Call {
     pub(super) fn shown(&self) -> (String, Instant) {
-        (self.path.display().to_string(), self.since)
+        (self.target.path.display().to_string(), self.since)
     }
 }
 
 /// A thread that holds a frozen filesystem.
 #[derive(Debug)]
 pub(super) struct Held {
-    device: Device,
-    path: PathBuf,
+    target: Target,
     /// Makes it thaw; dropped, it just lets go.
     release: SyncSender<()>,
 }
 
 impl<K: Kernel> Engine<K> {
     pub(super) fn is_in_kernel(&self, device: Device) -> bool {
-        self.calls.iter().any(|call| call.device == device)
+        self.calls.iter().any(|call| call.target.device == device)
     }
 
     pub(super) fn call_freeze(&mut self, target: &Target) -> Result<(), String> {
-        let (device, path) = (target.device, target.path.clone());
+        let (device, wanted) = (target.device, target.clone());
         let (kernel, outbox) = (Arc::clone(&self.kernel), self.outbox.clone());
         let (release, released) = sync_channel(1);
         spawn(&target.path, move || {
-            let (result, error, thaw) = match kernel.freeze(&path) {
+            let (result, error, thaw) = match kernel.freeze(&wanted) {
                 Frozen::Yes(thaw) => (FreezeResult::Frozen, None, Some(thaw)),
                 Frozen::Already => (FreezeResult::AlreadyFrozen, None, None),
                 Frozen::Unsupported => (FreezeResult::Unsupported, None, None),
@@ -63,20 +61,20 @@ impl<K: Kernel> Engine<K> {
                 drop(outbox.send(Message::Returned(device, Returned::Thaw(thaw()))));
             }
         })?;
-        self.held.push(Held { device, path: target.path.clone(), release });
-        self.begun(device, &target.path);
+        self.held.push(Held { target: target.clone(), release });
+        self.begun(target);
         Ok(())
     }
 
-    /// Thaws all of `targets`, and then what was frozen and is mounted nowhere any more.
+    /// Thaws all of `targets`, and then what was frozen, by this agent or the one before it, and is
+    /// mounted nowhere any more.
     pub(super) fn call_all_thaws(&mut self, targets: &[Target]) {
-        let is_gone = |held: &&Held| targets.iter().all(|target| target.device != held.device);
-        let gone: Vec<_> = self
-            .held
-            .iter()
-            .filter(is_gone)
-            .map(|held| Target { device: held.device, path: held.path.clone() })
-            .collect();
+        let mut gone: Vec<_> = self.held.iter().map(|held| held.target.clone()).collect();
+        let left = self.record.still_frozen();
+        gone.extend(
+            left.filter(|one| self.held.iter().all(|held| held.target.device != one.device)),
+        );
+        gone.retain(|one| targets.iter().all(|target| target.device != one.device));
         for target in targets.iter().chain(&gone) {
             if !self.is_in_kernel(target.device) {
                 self.call_thaw(target);
@@ -87,28 +85,28 @@ impl<K: Kernel> Engine<K> {
 
     fn call_thaw(&mut self, target: &Target) {
         let device = target.device;
-        let held = self.held.iter().position(|held| held.device == device);
+        let held = self.held.iter().position(|held| held.target.device == device);
         if let Some(held) = held.map(|at| self.held.swap_remove(at))
             && held.release.try_send(()).is_ok()
         {
-            self.begun(device, &held.path);
+            self.begun(&held.target);
             return;
         }
-        let path = target.path.clone();
+        let wanted = target.clone();
         let (kernel, outbox) = (Arc::clone(&self.kernel), self.outbox.clone());
         let spawned = spawn(&target.path, move || {
-            drop(outbox.send(Message::Returned(device, Returned::Thaw(kernel.thaw(&path)))));
+            drop(outbox.send(Message::Returned(device, Returned::Thaw(kernel.thaw(&wanted)))));
         });
         match spawned {
-            Ok(()) => self.begun(device, &target.path),
+            Ok(()) => self.begun(target),
             Err(why) => self.untried = Some(why),
         }
     }
 
-    fn begun(&mut self, device: Device, path: &Path) {
-        self.calls.push(Call { device, path: path.to_owned(), since: Instant::now() });
+    fn begun(&mut self, target: &Target) {
+        self.calls.push(Call { target: target.clone(), since: Instant::now() });
         let freezing = self.freezing;
-        if let Some(filesystem) = self.record.filesystem(path) {
+        if let Some(filesystem) = self.record.filesystem(&target.path) {
             if freezing {
                 filesystem.freeze = FreezeResult::Freezing;
             } else {
@@ -120,23 +118,28 @@ impl<K: Kernel> Engine<K> {
 
     /// A call has returned; what it returned goes on record.
     pub(super) fn returned(&mut self, device: Device, returned: &Returned) -> Option<Target> {
-        let at = self.calls.iter().position(|call| call.device == device)?;
-        let path = self.calls.swap_remove(at).path;
-        if let Some(filesystem) = self.record.filesystem(&path) {
+        let at = self.calls.iter().position(|call| call.target.device == device)?;
+        let target = self.calls.swap_remove(at).target;
+        let held = self.record.holds(&target.path);
+        if let Some(filesystem) = self.record.filesystem(&target.path) {
             match returned {
                 Returned::Freeze(result, error) => {
                     filesystem.freeze = *result;
                     filesystem.error.clone_from(error);
                 }
-                Returned::Thaw(true) => filesystem.thaw = Some(ThawResult::Thawed),
-                Returned::Thaw(false) => filesystem.thaw = Some(ThawResult::NotFrozen),
+                Returned::Thaw(Thawed::Yes) => filesystem.thaw = Some(ThawResult::Thawed),
+                Returned::Thaw(Thawed::OutOfReach(why)) if held => {
+                    filesystem.thaw = None;
+                    filesystem.error = Some(why.clone());
+                }
+                Returned::Thaw(_) => filesystem.thaw = Some(ThawResult::NotFrozen),
             }
         }
         if !matches!(returned, Returned::Freeze(FreezeResult::Frozen, _)) {
-            self.held.retain(|held| held.device != device);
+            self.held.retain(|held| held.target.device != device);
         }
         self.publish();
-        Some(Target { device, path })
+        Some(target)
     }
 
     /// A call has returned that a thaw, or nobody, waits for.
@@ -144,7 +147,12 @@ impl<K: Kernel> Engine<K> {
         let Some(target) = self.returned(device, returned) else { return };
         match returned {
             Returned::Freeze(..) => self.call_thaw(&target),
-            Returned::Thaw(thawed) => self.thawed += u64::from(*thawed),
+            Returned::Thaw(Thawed::Yes) => self.thawed += 1,
+            Returned::Thaw(Thawed::OutOfReach(why)) if self.record.holds(&target.path) => {
+                self.untried = Some(why.clone());
+            }
+            // What this freeze has not frozen is no matter of it.
+            Returned::Thaw(_) => {}
         }
     }
 

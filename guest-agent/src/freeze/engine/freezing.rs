@@ -13,7 +13,7 @@ use crate::freeze::kernel::Kernel;
 use crate::freeze::mounts::{Device, Target};
 use crate::freeze::order::{By, Lease, Order, Term};
 use crate::freeze::phase::Phase;
-use crate::freeze::record::{Freeze, Stage};
+use crate::freeze::record::{Freeze, OnDevice, Stage};
 use crate::worker::Reply;
 use crate::{errno, log};
 
@@ -122,6 +122,7 @@ impl<K: Kernel> Engine<K> {
             targets = self.choose(names).map_err(Stopped::Failed)?;
         }
         self.record.filesystems = targets.iter().map(shown).collect();
+        self.record.devices = targets.iter().map(OnDevice::of).collect();
         self.at_stage(Stage::Freezing, None);
         self.set_deadline();
         Self::go_quiet();
@@ -153,6 +154,7 @@ impl<K: Kernel> Engine<K> {
         record.count = None;
         record.error = None;
         record.filesystems.clear();
+        record.devices.clear();
         if let Some(thaw) = &mut record.last_thaw {
             thaw.untold = false;
         }

@@ -79,8 +79,9 @@ impl<K: Kernel> Engine<K> {
         stop: &AtomicBool,
     ) -> Result<(), HookFault> {
         let mut stopped = None;
-        // The thread sees to the timeout, unless it hangs in starting the program.
-        let mut deadline = Instant::now() + self.settings.hook_timeout + self.patience.hook;
+        // The thread sees to the timeouts, of this hook and of one that was left behind, unless it
+        // hangs in starting the program.
+        let mut deadline = Instant::now() + self.settings.hook_timeout * 2 + self.patience.hook;
         let end = loop {
             match self.receive(Some(deadline)) {
                 Ok(Message::HookEnded(which, end)) if which == number => break end,

@@ -18,6 +18,7 @@ impl<K: Kernel> Engine<K> {
         if self.other_boot {
             // Its times mean nothing.
             self.record.last_thaw = None;
+            self.record.devices.clear();
         }
         // qemu-ga leaves an empty marker, and knows nothing of the record.
         self.resumes = self.entered && self.marker.is_ours();

@@ -10,11 +10,11 @@ use std::sync::{Condvar, Mutex};
 use qga_proto::command::{FreezeState, FsfreezeReport, LeasedFreeze, LeasedThaw, ThawResult};
 
 use super::*;
+use crate::completions::Completions;
 use crate::freeze::kernel::Frozen;
-use crate::freeze::mounts::Mounts;
+use crate::freeze::mounts::{Mounts, Target};
 use crate::freeze::order::{By, Lease, Term};
 use crate::freeze::report::Identity;
-use crate::worker::Completions;
 use crate::worker::tests::{job, next};
 
 /// `/a`, `/b`, `/c`, in mount order.
@@ -30,6 +30,8 @@ struct Inner {
     unable: HashSet<String>,
     /// Not in the mount table any more.
     unmounted: HashSet<String>,
+    /// Nothing leads to these.
+    out_of_reach: HashSet<String>,
     log: Vec<String>,
     now_ms: u64,
     tick_from: Option<u64>,
@@ -72,6 +74,17 @@ impl Shared {
     }
 }
 
+impl Shared {
+    fn thaw_path(&self, path: &str) -> Thawed {
+        self.with(|inner| inner.log.push(format!("thaw {path}")));
+        let mut inner = self.inner.lock().unwrap();
+        if inner.out_of_reach.contains(path) {
+            return Thawed::OutOfReach(format!("{path} is out of reach"));
+        }
+        if inner.frozen.remove(path) { Thawed::Yes } else { Thawed::No }
+    }
+}
+
 impl Kernel for Fake {
     fn mounts(&self) -> io::Result<Mounts> {
         let inner = self.inner.lock().unwrap();
@@ -85,8 +98,8 @@ impl Kernel for Fake {
         Ok(Mounts::parse(&kept.concat(), |_| None))
     }
 
-    fn freeze(&self, path: &Path) -> Frozen {
-        let path = path.display().to_string();
+    fn freeze(&self, target: &Target) -> Frozen {
+        let path = target.path.display().to_string();
         self.with(|inner| inner.log.push(format!("freeze {path}")));
         let inner = self.inner.lock().unwrap();
         let mut inner =
@@ -101,14 +114,11 @@ impl Kernel for Fake {
             return Frozen::Already;
         }
         let kernel = self.clone();
-        Frozen::Yes(Box::new(move || kernel.thaw(Path::new(&path))))
+        Frozen::Yes(Box::new(move || kernel.thaw_path(&path)))
     }
 
-    fn thaw(&self, path: &Path) -> bool {
-        let path = path.display().to_string();
-        self.with(|inner| inner.log.push(format!("thaw {path}")));
-        let mut inner = self.inner.lock().unwrap();
-        inner.frozen.remove(&path)
+    fn thaw(&self, target: &Target) -> Thawed {
+        self.thaw_path(&target.path.display().to_string())
     }
 
     fn hook(

@@ -106,7 +106,7 @@ impl<K: Kernel> Engine<K> {
             format!("failed to thaw: {why}; thawed {thawed} filesystems")
         } else {
             let mut stuck: Vec<_> =
-                self.calls.iter().map(|call| call.path.display().to_string()).collect();
+                self.calls.iter().map(|call| call.target.path.display().to_string()).collect();
             if self.predecessor {
                 stuck.push("what the previous agent was freezing".to_owned());
             }

@@ -112,6 +112,52 @@ fn an_agent_killed_half_way_leaves_a_frozen_guest() {
 }
 
 #[test]
+fn what_is_mounted_nowhere_any_more_is_thawed_by_the_next_agent_too() {
+    let bed = frozen_for(0);
+    bed.kernel.with(|inner| inner.unmounted.extend(["/b".into()]));
+    let bed = bed.restart("boot");
+    bed.thaw();
+    assert_eq!(bed.outcome(), "3");
+    assert_eq!(bed.kernel.log()[3..], ["thaw /a", "thaw /c", "thaw /b"]);
+    assert!(bed.read().filesystems.iter().all(|one| one.thaw == Some(ThawResult::Thawed)));
+}
+
+#[test]
+fn a_filesystem_out_of_reach_keeps_the_guest_frozen_until_something_leads_to_it() {
+    let bed = frozen_for(0);
+    bed.kernel.with(|inner| {
+        inner.unmounted.insert("/b".into());
+        inner.out_of_reach.insert("/b".into());
+    });
+    let bed = bed.restart("boot");
+    for thawed in [2, 2] {
+        bed.thaw();
+        let text = format!("failed to thaw: /b is out of reach; thawed {thawed} filesystems");
+        assert_eq!(bed.outcome(), text);
+        assert_eq!(bed.phase.now(), Phase::Frozen);
+    }
+    let failed = &bed.read().filesystems[1];
+    assert_eq!((failed.thaw, failed.error.as_deref()), (None, Some("/b is out of reach")));
+    bed.kernel.with(|inner| inner.out_of_reach.clear());
+    bed.thaw();
+    assert_eq!(bed.outcome(), "3");
+    assert!(!bed.marker.exists());
+}
+
+#[test]
+fn what_was_not_frozen_and_is_out_of_reach_keeps_nobody() {
+    let bed = Bed::new();
+    bed.kernel.with(|inner| {
+        inner.unable.insert("/b".into());
+        inner.out_of_reach.insert("/b".into());
+    });
+    bed.freeze();
+    assert_eq!(bed.outcome(), "2");
+    bed.thaw();
+    assert_eq!(bed.outcome(), "2");
+}
+
+#[test]
 fn a_marker_without_a_freeze_on_record_is_removed() {
     let bed = Bed::new();
     bed.freeze_and_thaw();

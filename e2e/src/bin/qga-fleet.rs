@@ -1,0 +1,80 @@
+//! `qga-fleet`: simulated virtual machines, for benches and for trying things out.
+//!
+//! ```text
+//! qga-fleet --dir /tmp/fleet --vms 1000 --mode qga --latency-ms 0..300
+//! ```
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use qga_e2e::sim::{self, Blueprint, Commands, Fleet, Latency, Mode};
+
+/// Simulates virtual machines with guest agents on Unix sockets, until it is killed.
+#[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// Where the sockets go: vm-00000.sock and so on.
+    #[arg(long, required = true)]
+    dir: Option<PathBuf>,
+    /// How many.
+    #[arg(long, default_value_t = 1)]
+    vms: usize,
+    /// The number of the first: a process has descriptors for so many only.
+    #[arg(long, default_value_t = 0)]
+    first: usize,
+    /// Which agent: stock, qga, windows, bsd or ancient.
+    #[arg(long, default_value = "stock")]
+    mode: Mode,
+    /// How long each command but syncs takes: `20`, or `0..300`.
+    #[arg(long, value_parser = latency, default_value = "0")]
+    latency_ms: Latency,
+    /// What latencies are drawn from.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+/// What this program is for simulated machines elsewhere.
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Listens on standard input in a QEMU's place.
+    #[command(hide = true)]
+    Listen,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    if let Some(Role::Listen) = arguments.role {
+        return sim::listen_on_stdin();
+    }
+    let dir = arguments.dir.context("--dir is missing")?;
+    std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    let fleet = Fleet::new(&dir)?;
+    let blueprint = Blueprint { seed: arguments.seed, ..Blueprint::new(arguments.mode) };
+    let machines = fleet.machines(arguments.first, arguments.vms, &blueprint)?;
+    for machine in &machines {
+        machine.latency(Commands::Calls, arguments.latency_ms);
+    }
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{} machines in {}", machines.len(), dir.display())?;
+    stdout.flush()?;
+    loop {
+        std::thread::park();
+    }
+}
+
+fn latency(text: &str) -> Result<Latency, String> {
+    let millis = |text: &str| {
+        let millis: Result<u64, _> = text.parse();
+        millis.map(Duration::from_millis).map_err(|e| format!("{text:?}: {e}"))
+    };
+    match text.split_once("..") {
+        Some((least, most)) => Ok(Latency::Uniform(millis(least)?, millis(most)?)),
+        None if text == "0" => Ok(Latency::None),
+        None => millis(text).map(Latency::Fixed),
+    }
+}

@@ -1,0 +1,161 @@
+//! `qga.state.hook`: the hook that was started last, for the agent that is started next.
+//!
+//! A hook outlives the SIGKILL of its agent. The thaw hook must not run beside it: a freeze hook
+//! that goes on would stop again what the thaw hook has just let go. So whoever is about to run a
+//! hook first ends the one on record.
+//!
+//! The file holds the hook's argument, and `/proc/PID/stat` of its process, written by that process
+//! itself before it becomes the hook: no hook runs without being on record.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::predecessor;
+use crate::log;
+
+/// Longer than any `/proc/PID/stat`.
+const MAX_BYTES: u64 = 4096;
+/// Between two looks at what cannot be waited for.
+const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+/// How long processes may take to die.
+const DYING: Duration = Duration::from_secs(1);
+/// The unit of start times, on every architecture that has virtual machines.
+const USER_HZ: u64 = 100;
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct HookProcess {
+    path: PathBuf,
+}
+
+/// A hook that is still running.
+#[derive(Debug)]
+struct Running {
+    /// Of its session too, which it leads.
+    pid: Pid,
+    process: OwnedFd,
+    thaws: bool,
+    /// Since the boot, suspended or not.
+    started: Duration,
+}
+
+impl HookProcess {
+    pub(super) fn new(state_dir: &Path) -> Self {
+        Self { path: state_dir.join("qga.state.hook") }
+    }
+
+    /// The file for the next hook to write itself down in. A hook runs without it too, if need be.
+    pub(super) fn begin(&self, argument: &str) -> io::Result<OwnedFd> {
+        let flags =
+            OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let mut file = File::from(rustix::fs::open(&self.path, flags, Mode::RUSR | Mode::WUSR)?);
+        file.write_all(format!("{argument} ").as_bytes())?;
+        Ok(file.into())
+    }
+
+    /// Ends a hook that is still running, with its whole session: one that froze at once, and one
+    /// that thawed when it has run for `patience`, or because of `stop`.
+    pub(super) fn end(&self, patience: Duration, stop: &AtomicBool) {
+        let Some(running) = self.running() else { return };
+        if running.thaws {
+            let age =
+                Duration::from_millis(super::kernel::now_ms()).saturating_sub(running.started);
+            let deadline = Instant::now() + patience.saturating_sub(age);
+            while Instant::now() < deadline && !stop.load(Ordering::Relaxed) {
+                if running.is_over(&GLANCE) {
+                    return;
+                }
+            }
+        }
+        let verb = if running.thaws { "thaw" } else { "freeze" };
+        log::warning(format_args!("killing the fsfreeze hook '{verb}' that is still running"));
+        running.kill_session();
+    }
+
+    fn running(&self) -> Option<Running> {
+        let mut text = String::new();
+        File::open(&self.path).ok()?.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+        let (argument, stat) = text.split_once(' ')?;
+        let (pid, _) = stat.split_once(' ')?;
+        let ticks = predecessor::start_time_in(stat)?;
+        let process = predecessor::find(&format!("{pid} {ticks}"))?;
+        let ticks: u64 = ticks.parse().ok()?;
+        Some(Running {
+            // `find` has looked at it.
+            pid: Pid::from_raw(pid.parse().ok()?)?,
+            process,
+            thaws: argument == "thaw",
+            started: Duration::from_millis(ticks.saturating_mul(1000 / USER_HZ)),
+        })
+    }
+}
+
+impl Running {
+    /// Waits for the hook's own process at most for `limit`.
+    fn is_over(&self, limit: &Timespec) -> bool {
+        poll(&mut [PollFd::new(&self.process, PollFlags::IN)], Some(limit)) == Ok(1)
+    }
+
+    /// What has left the session is a daemon, which is not waited for elsewhere either.
+    fn kill_session(&self) {
+        let deadline = Instant::now() + DYING;
+        // Each look may miss what was started meanwhile.
+        while self.kill_members() && Instant::now() < deadline {
+            let _ = poll(&mut [], Some(&GLANCE));
+        }
+    }
+
+    /// Whether there were any.
+    fn kill_members(&self) -> bool {
+        let Ok(processes) = std::fs::read_dir("/proc") else { return false };
+        let mut any = false;
+        for entry in processes.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // rustix refuses negative numbers with a panic.
+            let Some(pid) = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw) else {
+                continue;
+            };
+            let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            // The number stands for this process as long as it is there, and it is, if it has a
+            // session and is no zombie.
+            if is_member(pid, self.pid) && pidfd_send_signal(&process, Signal::KILL).is_ok() {
+                any = true;
+            }
+        }
+        any
+    }
+}
+
+/// Whether a process that is no zombie belongs to the session that `leader` leads or has led.
+fn is_member(pid: Pid, leader: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    let Ok(stat) = stat else { return false };
+    // pid (name) state ppid pgrp session …
+    let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
+    let mut fields = fields.split(' ');
+    let alive = fields.next().is_some_and(|state| !["Z", "X"].contains(&state));
+    alive && fields.nth(2) == Some(&leader.as_raw_nonzero().to_string())
+}
+
+/// Writes the calling process down in `file`. Between fork and exec: it allocates nothing. A hook
+/// that cannot be written down runs all the same.
+pub(super) fn write_down(file: &OwnedFd) {
+    const STAT: &CStr = c"/proc/self/stat";
+    let mut stat = [0_u8; 1024];
+    let Ok(from) = rustix::fs::open(STAT, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
+        return;
+    };
+    let Ok(length) = rustix::io::read(&from, &mut stat[..]) else { return };
+    let _ = rustix::io::write(file, &stat[..length]);
+}
