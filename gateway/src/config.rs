@@ -24,6 +24,7 @@
 
 mod fields;
 mod locate;
+mod restart;
 mod template;
 
 use std::collections::BTreeMap;
@@ -149,6 +150,18 @@ impl DiscoverConfig {
         let proxmox = ["/run/qemu-server/", "/var/run/qemu-server/"];
         let shared = proxmox.iter().any(|dir| self.glob.as_str().starts_with(dir));
         self.mode.unwrap_or(if shared { Mode::OnDemand } else { Mode::Persistent })
+    }
+
+    /// The VM behind `socket`.
+    pub(crate) fn vm(&self, id: VmId, socket: &Path) -> VmConfig {
+        VmConfig {
+            id,
+            socket: socket.into(),
+            labels: self.labels.clone(),
+            mode: self.mode(),
+            owner_uids: self.owner_uids.clone(),
+            qmp: self.qmp.as_ref().and_then(|qmp| qmp.apply(socket)),
+        }
     }
 }
 

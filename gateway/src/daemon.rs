@@ -1,11 +1,14 @@
 //! The life of the process: listen, serve, and on a stop drain within a bound.
 //!
 //! ```text
+//!                +--+ SIGHUP: read the configuration again
+//!                v  |
 //! listening --> ready --(SIGTERM, SIGINT)--> draining and thawing --> closed
 //!                                               |
 //!                                               +-- grace over: say what is left, and exit
 //! ```
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{self, State};
 use crate::config::{Config, Listen};
+use crate::reload::Reloader;
 use crate::server::{Tcp, Unix, raise_descriptors, serve};
 use crate::store::{StateDir, Store};
 use crate::vm::{Leases, Registry};
@@ -24,13 +28,14 @@ use crate::vm::{Leases, Registry};
 /// Of the time for a stop, the part that requests in hand may use.
 const DRAIN_SHARE: u32 = 3;
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves until SIGTERM or SIGINT, then drains. SIGHUP reads `file` again, which `config` is from.
 ///
 /// # Errors
 ///
 /// If a listener or the state directory cannot be had, or the state cannot be read.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let stopping = CancellationToken::new();
     let tracker = TaskTracker::new();
@@ -43,7 +48,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let front = api::front(State {
         registry: registry.clone(),
         leases: leases.clone(),
-        limits: config.limits.clone(),
         stopping: stopping.clone(),
     });
     tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));
@@ -51,11 +55,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracker.spawn(serve(tcp, front, tracker.clone(), stopping.clone()));
     }
     notify(&[NotifyState::Ready]);
-    let signal = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    let reloader = Reloader::new(file, &config);
+    let signal = loop {
+        tokio::select! {
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+            Some(()) = hangup.recv() => reloader.reload(&registry).await,
+        }
     };
-    let grace = config.limits.shutdown_grace;
+    let grace = registry.limits().shutdown_grace;
     tracing::info!("{signal}: stopping, within {} s", grace.as_secs());
     notify(&[NotifyState::Stopping]);
     stopping.cancel();
@@ -103,7 +111,7 @@ async fn drain(tracker: &TaskTracker, leases: &Leases, grace: Duration) {
 }
 
 /// Tells systemd, if it started us.
-fn notify(state: &[NotifyState<'_>]) {
+pub(crate) fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "systemd cannot be told");
     }

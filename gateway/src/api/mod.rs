@@ -56,8 +56,6 @@ pub struct State {
     pub registry: Registry,
     /// Their freeze leases.
     pub leases: Leases,
-    /// Bounds on what a caller may ask for.
-    pub limits: Limits,
     /// Cancelled once the gateway is stopping.
     pub stopping: CancellationToken,
 }
@@ -71,6 +69,13 @@ impl Deref for App {
 
     fn deref(&self) -> &State {
         &self.0
+    }
+}
+
+impl State {
+    /// Bounds on what a caller may ask for, as they are now.
+    fn limits(&self) -> Arc<Limits> {
+        self.registry.limits()
     }
 }
 

@@ -103,6 +103,14 @@ fn duplicates_are_refused_with_both_places() {
 }
 
 #[test]
+fn what_only_a_restart_takes_over_is_named() {
+    let running = parse("[[vm]]\nid = \"a\"\nsocket = \"/x\"\n").expect("parses");
+    let new = "[listen]\ntcp = \"127.0.0.1:1\"\n[limits]\nqueue_depth = 3\nevents_kept = 7\n";
+    let new = parse(new).expect("parses");
+    assert_eq!(new.needs_restart(&running), ["listen.tcp", "limits.events_kept"]);
+}
+
+#[test]
 fn qmp_sockets_are_checked() {
     let vm = |id: &str, qmp: &str| {
         format!("[[vm]]\nid = \"{id}\"\nsocket = \"/x/{id}\"\nqmp = \"{qmp}\"\n")

@@ -57,7 +57,8 @@ impl Actor<'_> {
             return;
         }
         self.tried = Some(Instant::now());
-        match socket::connect(&self.vm.socket, &self.vm.owners) {
+        let moves = self.vm.moves();
+        match socket::connect(&self.vm.socket(), &self.vm.owners) {
             Ok(Connection { stream, listener }) => {
                 self.vm.behind(listener);
                 if let Some(monitor) = &self.vm.qmp {
@@ -68,7 +69,7 @@ impl Actor<'_> {
                     self.enter(LinkState::Silent, reason.into());
                 }
                 // Boxed, so that a VM without a connection does not pay for one.
-                let mut session = Box::new(Session::new(self.vm, stream, self.news));
+                let mut session = Box::new(Session::new(self.vm, stream, moves, self.news));
                 let end = session.run().await;
                 let was_up = session.was_up;
                 drop(session);
@@ -129,7 +130,7 @@ impl Actor<'_> {
         let now = Instant::now();
         let over = pause.map(|pause| now + pause);
         // Calls must not turn a refusing socket into a busy loop.
-        let soonest = self.tried.unwrap_or(now) + self.vm.settings.limits.backoff_min;
+        let soonest = self.tried.unwrap_or(now) + self.vm.settings.limits().backoff_min;
         let mut timer = Timer::default();
         loop {
             if self.vm.is_closed() {
@@ -153,7 +154,7 @@ impl Actor<'_> {
     }
 
     fn next_pause(&mut self) -> Duration {
-        let limits = &self.vm.settings.limits;
+        let limits = self.vm.settings.limits();
         self.pause = (self.pause * 2).clamp(limits.backoff_min, limits.backoff_max);
         self.pause
     }

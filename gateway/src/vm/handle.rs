@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use qga_proto::command::{Command, CommandInfo, GuestInfo};
@@ -12,52 +12,27 @@ use qga_proto::{QgaError, ReplyError, ReplyText};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
-use super::capabilities::{Capabilities, Interner};
+use super::capabilities::Capabilities;
 use super::counters::{Counters, CountersSnapshot};
-use super::events::{Event, EventKind, Events};
+use super::events::{Event, EventKind};
 use super::link::{Link, LinkState, LinkStatus};
-use super::power::PowerWatches;
 use super::qmp::Monitor;
 use super::queue::{Priority, Queue};
+use super::settings::Settings;
 use super::signs::{Sign, Signs};
 use super::{Incarnation, VmId};
-use crate::config::{Config, Limits, Mode, Timeouts, VmConfig};
+use crate::config::{Limits, Mode, Timeouts, VmConfig};
 use crate::printable::printable;
 
 /// A VM, as the rest of the gateway knows it.
 #[derive(Clone, Debug)]
 pub struct VmHandle(Arc<Vm>);
 
-/// What all VMs share.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) limits: Limits,
-    pub(crate) timeouts: Timeouts,
-    pub(crate) agents: Interner,
-    pub(crate) events: Events,
-    pub(crate) power: PowerWatches,
-    /// Wakes the discovery: a VM that was kept for its lease may go.
-    pub(crate) unpinned: Notify,
-}
-
-impl Settings {
-    pub(crate) fn new(config: &Config) -> Arc<Self> {
-        Arc::new(Self {
-            limits: config.limits.clone(),
-            timeouts: config.timeouts.clone(),
-            agents: Interner::default(),
-            events: Events::new(&config.limits),
-            power: PowerWatches::default(),
-            unpinned: Notify::new(),
-        })
-    }
-}
-
 /// What a VM's actor and its handles share.
 #[derive(Debug)]
 pub(crate) struct Vm {
     pub(crate) id: VmId,
-    pub(crate) socket: PathBuf,
+    place: RwLock<Place>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) owners: Box<[u32]>,
     pub(crate) mode: Mode,
@@ -84,6 +59,14 @@ pub(crate) struct Vm {
     /// What the last one was.
     disruption: Mutex<Option<Cow<'static, str>>>,
     incarnation: Mutex<Option<Incarnation>>,
+}
+
+/// Where a VM's sockets are. libvirt gives them other names at each start.
+#[derive(Debug)]
+struct Place {
+    socket: Arc<Path>,
+    /// Grows when they move.
+    moves: u32,
 }
 
 /// A call on its way to the wire.
@@ -200,7 +183,7 @@ impl VmHandle {
         let VmConfig { id, socket, labels, mode, owner_uids, qmp } = config;
         Self(Arc::new(Vm {
             id,
-            socket,
+            place: RwLock::new(Place { socket: socket.into(), moves: 0 }),
             labels,
             owners: owner_uids.into(),
             mode,
@@ -208,7 +191,7 @@ impl VmHandle {
             counters: Counters::default(),
             qmp: qmp.map(|socket| Box::new(Monitor::new(socket))),
             signs: Signs::default(),
-            queue: Mutex::new(Queue::new(settings.limits.queue_depth)),
+            queue: Mutex::new(Queue::default()),
             capabilities: Mutex::default(),
             renewed: Mutex::default(),
             wake: Notify::new(),
@@ -234,8 +217,8 @@ impl VmHandle {
     }
 
     /// Its chardev's socket; a host path, so not for clients.
-    pub fn socket(&self) -> &Path {
-        &self.0.socket
+    pub fn socket(&self) -> Arc<Path> {
+        self.0.socket()
     }
 
     /// Where its link stands; never touches the guest.
@@ -322,7 +305,9 @@ impl VmHandle {
         if self.0.is_closed() || self.0.link.is_paused() {
             return Err(CallError::Unavailable { link: self.link() });
         }
-        self.0.queue().push(priority, Box::new(pending)).map_err(|_| CallError::QueueFull)?;
+        let depth = self.0.settings.limits().queue_depth;
+        let pushed = self.0.queue().push(priority, Box::new(pending), depth);
+        pushed.map_err(|_| CallError::QueueFull)?;
         self.0.wake.notify_one();
         match answer.await {
             Ok(result) => result,
@@ -380,6 +365,35 @@ impl VmHandle {
         self.0.wake.notify_one();
     }
 
+    /// Whether nothing but where its sockets are differs from this.
+    pub(super) fn is_as(&self, config: &VmConfig) -> bool {
+        let vm = &*self.0;
+        vm.id == config.id
+            && vm.labels == config.labels
+            && *vm.owners == *config.owner_uids
+            && vm.mode == config.mode
+            && vm.qmp.is_some() == config.qmp.is_some()
+    }
+
+    /// Its sockets are there from now on. Returns whether they were elsewhere.
+    pub(super) fn move_to(&self, config: &VmConfig) -> bool {
+        let vm = &*self.0;
+        let mut moved = false;
+        if let (Some(monitor), Some(qmp)) = (&vm.qmp, &config.qmp) {
+            moved |= monitor.move_to(qmp);
+        }
+        let mut place = vm.place.write().unwrap_or_else(PoisonError::into_inner);
+        if *place.socket != *config.socket {
+            *place = Place { socket: config.socket.as_path().into(), moves: place.moves + 1 };
+            moved = true;
+        }
+        drop(place);
+        if moved {
+            self.kick();
+        }
+        moved
+    }
+
     /// Ends the actor; calls that wait fail.
     pub(crate) fn close(&self) {
         self.0.closed.store(true, Ordering::Relaxed);
@@ -407,7 +421,8 @@ impl Drop for Pin {
 impl Vm {
     pub(crate) fn options(&self, info: &CommandInfo) -> CallOptions {
         let settings = &self.settings;
-        CallOptions::from_config(info, &settings.timeouts, settings.limits.reply_cap_bytes)
+        let most = settings.limits().reply_cap_bytes;
+        CallOptions::from_config(info, &settings.timeouts(), most)
     }
 
     /// Where the link stands now: the one place that says so to watchers, subscribers and the log.
@@ -452,6 +467,15 @@ impl Vm {
         self.disrupted(what);
         tracing::info!(vm.id = %self.id, "{}: {what}", self.id);
         self.settings.events.publish(Event::new(kind).vm(&self.id).with("reason", what));
+    }
+
+    pub(crate) fn socket(&self) -> Arc<Path> {
+        self.place.read().unwrap_or_else(PoisonError::into_inner).socket.clone()
+    }
+
+    /// How often its sockets have moved.
+    pub(super) fn moves(&self) -> u32 {
+        self.place.read().unwrap_or_else(PoisonError::into_inner).moves
     }
 
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue<Box<Pending>>> {

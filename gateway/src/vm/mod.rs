@@ -23,6 +23,7 @@ mod qmp;
 mod queue;
 mod registry;
 mod session;
+mod settings;
 mod signs;
 mod sock_diag;
 mod socket;
@@ -33,6 +34,7 @@ mod watch;
 
 pub use capabilities::{Capabilities, CommandState};
 pub use counters::CountersSnapshot;
+pub use discovery::Reloaded;
 pub use events::{
     Delivery, Event, EventId, EventKind, Events, InvalidEventId, InvalidEventKind, Published,
     Subscription, TooManySubscribers,

@@ -108,7 +108,7 @@ impl Leases {
         request: FreezeRequest,
         owner: Principal,
     ) -> Result<Started, FreezeError> {
-        let limits = &self.0.settings.limits;
+        let limits = self.0.settings.limits();
         within("ttl", request.ttl, limits.ttl_max.min(limits.hold_max))?;
         within("freeze_timeout", request.freeze_timeout, limits.freeze_timeout_max)?;
         let lease = self.lease(&vms, request, owner, LeaseState::Freezing)?;
@@ -234,7 +234,7 @@ impl Leases {
     /// # Errors
     /// It is not renewed: it ends when it would have.
     pub async fn renew(&self, id: &LeaseId, ttl: Duration) -> Result<Lease, FreezeError> {
-        within("ttl", ttl, self.0.settings.limits.ttl_max)?;
+        within("ttl", ttl, self.0.settings.limits().ttl_max)?;
         self.control(id, |reply| Control::Renew { ttl, reply }).await.and_then(|lease| {
             if lease.ended() { Err(FreezeError::Ended(lease.into())) } else { Ok(lease) }
         })

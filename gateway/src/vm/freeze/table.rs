@@ -9,9 +9,10 @@ use tokio::sync::{mpsc, watch};
 use super::{Control, FreezeError};
 use crate::store::{Key, Kind, Records, Store};
 use crate::vm::VmId;
-use crate::vm::handle::{Settings, VmHandle};
+use crate::vm::handle::VmHandle;
 use crate::vm::lease::{self, Lease, LeaseId, LeaseState, Member};
 use crate::vm::registry::Registry;
+use crate::vm::settings::Settings;
 
 /// Callers of one lease are few; a full channel makes them wait, not its keeper.
 const CONTROLS: usize = 8;
@@ -79,7 +80,7 @@ impl Table {
                 });
             }
         }
-        let max = self.settings.limits.frozen_vms_max;
+        let max = self.settings.limits().frozen_vms_max;
         if rows.active.len() + lease.members.len() > max {
             return Err(FreezeError::TooManyFrozen { max });
         }
@@ -194,7 +195,7 @@ impl Table {
 
     /// How long a VM that is gone is waited for.
     pub(in crate::vm) fn orphan_bound(&self) -> Duration {
-        self.settings.limits.orphan
+        self.settings.limits().orphan
     }
 
     /// Has a lease written before long.
@@ -203,7 +204,7 @@ impl Table {
     }
 
     fn forget_old(&self, rows: &mut Rows) {
-        let limits = &self.settings.limits;
+        let limits = self.settings.limits();
         let now = SystemTime::now();
         while let Some(id) = rows.ended.front() {
             let ended = rows.leases.get(id).and_then(|row| row.lease.ended_at);

@@ -108,7 +108,7 @@ impl Guardian {
             let (ttl, freezing) = (lease.ttl, lease.freeze_timeout);
             if lease.members.len() > 1 { ttl + freezing } else { ttl.max(freezing) }
         });
-        terms.unwrap_or_default() + self.vm.settings().limits.guest_margin
+        terms.unwrap_or_default() + self.vm.settings().limits().guest_margin
     }
 
     async fn froze(&mut self, answer: Result<Answer, CallError>) -> Next {

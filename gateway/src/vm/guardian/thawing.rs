@@ -98,7 +98,7 @@ impl Guardian {
             if away {
                 self.away();
                 let since = *gone_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= self.vm.settings().limits.orphan {
+                if since.elapsed() >= self.vm.settings().limits().orphan {
                     self.lose(cause, None);
                     self.tell(&error);
                     return;
@@ -232,7 +232,7 @@ impl Guardian {
     /// will be.
     async fn send_thaw(&mut self, leased: bool, orders: &mut Orders) -> Result<Answer, CallError> {
         let options = self.vm.options(&GuestFsfreezeThaw::INFO);
-        let patience = self.vm.settings().limits.sync;
+        let patience = self.vm.settings().limits().sync;
         let vm = self.vm.clone();
         let lease = self.lease.as_str().to_owned();
         let mut thaw = Box::pin(call_thaw(&vm, leased.then_some(lease), options));

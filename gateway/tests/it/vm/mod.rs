@@ -12,6 +12,7 @@ mod modes;
 mod old_agent;
 pub(crate) mod qemu_ga;
 mod qmp;
+mod reload;
 mod restarts;
 mod thaws;
 

@@ -271,7 +271,7 @@ impl Keeper {
 
     /// All that can be frozen is: from now on the time runs.
     async fn held(&mut self) -> Result<Lease, FreezeError> {
-        let hold_max = self.table.settings.limits.hold_max;
+        let hold_max = self.table.settings.limits().hold_max;
         let lease = self.table.change(&self.id, |lease| {
             let frozen = lease.members.iter().filter(|member| member.state == LeaseState::Frozen);
             let times: Vec<_> = frozen.filter_map(|member| member.frozen_boot).collect();

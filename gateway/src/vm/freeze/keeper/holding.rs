@@ -49,7 +49,7 @@ impl Keeper {
     async fn renew(&self, ttl: Duration, deadline: BootTime) -> Result<Lease, FreezeError> {
         let hold_until = self.table.read(&self.id, |lease| lease.hold_until).flatten();
         if let Some(until) = hold_until.filter(|until| BootTime::now() + ttl > *until) {
-            let max = self.table.settings.limits.hold_max;
+            let max = self.table.settings.limits().hold_max;
             return Err(FreezeError::HoldLimit { max, left: until.remaining() });
         }
         let guests = timeout(deadline.remaining(), self.renew_guests(ttl)).await;
@@ -78,7 +78,7 @@ impl Keeper {
         let mut renewing = FuturesUnordered::new();
         for index in self.leased() {
             let (told, renewed) = oneshot::channel();
-            let deadline = ttl + self.table.settings.limits.guest_margin;
+            let deadline = ttl + self.table.settings.limits().guest_margin;
             self.order(index, Order::Renew { deadline, told });
             renewing.push(async move { (index, renewed.await) });
         }
@@ -104,7 +104,7 @@ impl Keeper {
         if longer != Some(true) {
             return;
         }
-        let deadline = self.deadline().remaining() + self.table.settings.limits.guest_margin;
+        let deadline = self.deadline().remaining() + self.table.settings.limits().guest_margin;
         for index in self.leased() {
             let (told, _) = oneshot::channel();
             self.order(index, Order::Renew { deadline, told });
