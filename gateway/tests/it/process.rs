@@ -127,7 +127,7 @@ fn hangup_takes_a_good_file_over_and_leaves_things_as_they_were_with_a_bad_one()
     std::fs::write(&config, format!("{listen}[limits]\nqueue_dept = 3\n")).unwrap();
     hangup();
     let line = logged(&mut lines, "stays as it was");
-    assert!(line.contains("config.toml:4: limits.queue_dept: unknown field"), "{line}");
+    assert!(line.contains("config.toml:5: limits.queue_dept: unknown field"), "{line}");
     let begun = told();
     assert!(begun.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{begun}");
     assert_eq!(told().trim(), "READY=1");

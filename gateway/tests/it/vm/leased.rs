@@ -62,7 +62,8 @@ impl Truth {
         let mounted = self.mounted.clone();
         let Some(named) = self.named.as_mut() else { return Outcome::empty() };
         if self.frozen {
-            let by = named.lease.as_ref().map_or("no lease".into(), |l| format!("lease '{l}'"));
+            let by =
+                named.lease.as_ref().map_or_else(|| "no lease".into(), |l| format!("lease '{l}'"));
             let text = format!("filesystems are frozen already, by {by}");
             return Outcome::Error(QgaError::generic(text));
         }
