@@ -23,6 +23,7 @@ mod fsfreeze;
 mod lease;
 mod mirror;
 mod page;
+mod page_of_vms;
 mod power;
 mod reads;
 mod service;
@@ -30,6 +31,7 @@ mod settings;
 mod strict;
 mod time;
 mod vms;
+mod wait;
 
 use std::fmt;
 use std::ops::Deref;
@@ -90,6 +92,7 @@ fn operations() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(document::frame())
         .routes(routes!(vms::list_vms))
         .routes(routes!(vms::show_vm))
+        .routes(routes!(wait::wait_for_vm))
         .routes(routes!(agent::ping_agent))
         .routes(routes!(agent::sync_agent))
         .merge(reads::routes())

@@ -20,7 +20,7 @@ use qga_proto::command::CommandInfo;
 use tokio::sync::oneshot;
 
 use super::VmId;
-use super::handle::CallError;
+use super::call::CallError;
 use super::lease::{Lease, LeaseId, Order, Policy, ThawCause};
 use crate::store::Unwritable;
 

@@ -30,8 +30,9 @@ use tokio::sync::{mpsc, oneshot};
 use self::thawing::Thawing;
 use super::VmId;
 use super::boottime::BootTime;
+use super::call::CallError;
 use super::freeze::{FreezeError, Table};
-use super::handle::{CallError, Pin, VmHandle};
+use super::handle::{Pin, VmHandle};
 use super::lease::{Guard, Lease, LeaseId, LeaseState, Member, Policy, ThawCause};
 use super::verdict::Facts;
 

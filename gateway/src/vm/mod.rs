@@ -6,6 +6,7 @@
 mod actor;
 mod boottime;
 mod buffer;
+mod call;
 mod capabilities;
 mod counters;
 mod discovery;
@@ -32,6 +33,7 @@ mod timer;
 mod verdict;
 mod watch;
 
+pub use call::{CallError, CallOptions};
 pub use capabilities::{Capabilities, CommandState};
 pub use counters::CountersSnapshot;
 pub use discovery::Reloaded;
@@ -43,7 +45,7 @@ pub(crate) use foreign::foreign;
 pub use freeze::{
     FreezeError, FreezeRequest, LeaseUnwritable, Leases, ShutdownReport, Started, Unwritten,
 };
-pub use handle::{CallError, CallOptions, VmHandle};
+pub use handle::VmHandle;
 pub use id::{InvalidVmId, VmId};
 pub use incarnation::Incarnation;
 pub use lease::{

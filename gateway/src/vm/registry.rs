@@ -1,6 +1,7 @@
 //! All VMs that the gateway knows, by id.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::Map;
@@ -63,6 +64,14 @@ impl Registry {
     /// All VMs, ordered by id.
     pub fn list(&self) -> Vec<VmHandle> {
         self.read(|vms| vms.values().cloned().collect())
+    }
+
+    /// The VMs behind this id, or all of them, ordered by id. What is named need not exist.
+    pub fn list_after(&self, id: Option<&str>) -> Vec<VmHandle> {
+        let after = id.map_or(Bound::Unbounded, Bound::Excluded);
+        self.read(|vms| {
+            vms.range::<str, _>((after, Bound::Unbounded)).map(|(_, vm)| vm.clone()).collect()
+        })
     }
 
     /// Ends all actors and the search. Calls that wait fail; what is frozen stays frozen, so

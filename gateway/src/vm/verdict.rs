@@ -94,6 +94,16 @@ impl Facts {
             let lost = lost.join(", ");
             return (Verdict::Lost, format!("something else thawed in between: {lost}"));
         }
+        let written = |f: &&&FilesystemFreeze| f.written_sectors.is_some_and(|sectors| sectors > 0);
+        let torn: Vec<&str> = held.iter().filter(written).map(|f| f.mountpoint.as_str()).collect();
+        if !torn.is_empty() {
+            let torn = torn.join(", ");
+            let because = format!(
+                "devices were written to while frozen, so it was thawed behind the agent's back, or \
+                 something wrote past the filesystem: {torn}"
+            );
+            return (Verdict::Lost, because);
+        }
         if Some(held.len() as u64) != self.frozen || Some(ended.count) != self.frozen {
             let (frozen, thawed) = (self.frozen.unwrap_or_default(), ended.count);
             let because = format!("the freeze counted {frozen}, the thaw {thawed}");
@@ -112,6 +122,11 @@ impl Facts {
         );
         if self.incomplete {
             return (Verdict::Partial, format!("{because}; not everything was frozen"));
+        }
+        // A kernel that does not count leaves room for a thaw behind the agent's back.
+        if held.iter().any(|filesystem| filesystem.written_sectors.is_none()) {
+            let because = format!("{because}; whether anything was written meanwhile is not known");
+            return (Verdict::CountsAgree, because);
         }
         (Verdict::Held, because)
     }

@@ -240,6 +240,7 @@ impl Agent {
                 });
             if let Some(done) = done {
                 done.thaw = Some(thaw);
+                done.written_sectors = Some(8 * guest.filesystems[at].torn);
             }
         }
         count

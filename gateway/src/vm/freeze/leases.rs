@@ -13,7 +13,8 @@ use crate::principal::Principal;
 use crate::store::{Kind, LoadError, Records, Store};
 use crate::vm::VmId;
 use crate::vm::boottime::{BootTime, host_boot};
-use crate::vm::handle::{CallError, VmHandle};
+use crate::vm::call::CallError;
+use crate::vm::handle::VmHandle;
 use crate::vm::lease::{self, Lease, LeaseId, LeaseState, Member, Order, Policy, ThawCause};
 use crate::vm::registry::Registry;
 

@@ -7,9 +7,10 @@ use qga_proto::command::{
 use tokio::sync::oneshot;
 
 use super::{Guardian, Order, Orders, VSS_HOLDS};
+use crate::vm::call::CallError;
 use crate::vm::capabilities::{Capabilities, CommandState};
 use crate::vm::freeze::FreezeError;
-use crate::vm::handle::{CallError, VmHandle};
+use crate::vm::handle::VmHandle;
 use crate::vm::lease::{Guard, Policy};
 
 /// What was found out.

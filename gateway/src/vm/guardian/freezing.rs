@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 
 use super::{Froze, Guardian, Order, Orders};
 use crate::vm::boottime::BootTime;
+use crate::vm::call::{CallError, CallOptions};
 use crate::vm::freeze::FreezeError;
-use crate::vm::handle::{CallError, CallOptions, VmHandle};
+use crate::vm::handle::VmHandle;
 use crate::vm::lease::{AgentFreeze, Guard, LeaseState, Policy, ThawCause};
 
 /// What a freeze said.

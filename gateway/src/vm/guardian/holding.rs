@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::looking::Seen;
 use super::{Guardian, Order, Orders};
-use crate::vm::handle::CallError;
+use crate::vm::call::CallError;
 use crate::vm::lease::{LeaseState, ThawCause};
 use crate::vm::link::LinkState;
 

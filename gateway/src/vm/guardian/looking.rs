@@ -7,7 +7,7 @@ use qga_proto::command::{
 };
 
 use super::Guardian;
-use crate::vm::handle::CallError;
+use crate::vm::call::CallError;
 use crate::vm::verdict::Thawed;
 
 /// What was seen.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{Order, Orders, Seat};
-use crate::vm::handle::{CallError, VmHandle};
+use crate::vm::call::CallError;
+use crate::vm::handle::VmHandle;
 use crate::vm::lease::{LeaseState, ThawCause, Verdict};
 use crate::vm::link::{LinkState, LinkStatus};
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::looking::Seen;
 use super::{Guardian, Order, Orders, Told};
-use crate::vm::handle::{CallError, CallOptions};
+use crate::vm::call::{CallError, CallOptions};
 use crate::vm::lease::{LeaseState, ThawCause};
 use crate::vm::link::LinkState;
 use crate::vm::verdict;

@@ -32,8 +32,11 @@ fn an_agent_that_knows_the_lease_proves_it_or_does_not() {
         mountpoint: "/".into(),
         freeze: FreezeResult::Frozen,
         thaw: Some(thaw),
+        written_sectors: Some(0),
         ..FilesystemFreeze::default()
     };
+    let written =
+        |sectors| FilesystemFreeze { written_sectors: sectors, ..one(ThawResult::Thawed) };
     let vfat = FilesystemFreeze {
         mountpoint: "/boot/efi".into(),
         freeze: FreezeResult::Unsupported,
@@ -69,7 +72,9 @@ fn an_agent_that_knows_the_lease_proves_it_or_does_not() {
             with(Thawed { filesystems: vec![one(ThawResult::NotFrozen)], ..ended.clone() }),
             Verdict::Lost,
         ),
-        (with(Thawed { filesystems: Vec::new(), ..ended }), Verdict::Unknown),
+        (with(Thawed { filesystems: Vec::new(), ..ended.clone() }), Verdict::Unknown),
+        (with(Thawed { filesystems: vec![written(Some(8))], ..ended.clone() }), Verdict::Lost),
+        (with(Thawed { filesystems: vec![written(None)], ..ended }), Verdict::CountsAgree),
         (Facts { incomplete: true, ..held.clone() }, Verdict::Partial),
         (Facts { rolled_back: true, ..held.clone() }, Verdict::Partial),
         (Facts { ended: None, ..held.clone() }, Verdict::Unknown),

@@ -22,6 +22,8 @@ pub(super) struct Named {
     /// What is mounted and cannot freeze.
     pub(super) unsupported: Vec<String>,
     pub(super) read_only: Vec<String>,
+    /// What was written to each device while it was frozen.
+    pub(super) written_sectors: u64,
 }
 
 impl Default for Named {
@@ -36,6 +38,7 @@ impl Default for Named {
             last_thaw: None,
             unsupported: Vec::new(),
             read_only: Vec::new(),
+            written_sectors: 0,
         }
     }
 }
@@ -154,6 +157,7 @@ impl Truth {
         if let Some(named) = self.named.as_mut().filter(|_| self.frozen) {
             for filesystem in &mut named.filesystems {
                 let frozen = filesystem.freeze == FreezeResult::Frozen;
+                filesystem.written_sectors = frozen.then_some(named.written_sectors);
                 filesystem.thaw = frozen.then_some(filesystem.thaw.unwrap_or(ThawResult::Thawed));
             }
             named.last_thaw = Some(LastThaw {

@@ -9,10 +9,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Keeper;
+use crate::vm::call::CallError;
 use crate::vm::freeze::table::key;
 use crate::vm::freeze::{Control, FreezeError, Reply, torn_down};
 use crate::vm::guardian::{Begin, Order};
-use crate::vm::handle::CallError;
 use crate::vm::lease::{self, Lease, LeaseState, ThawCause};
 
 /// How long the answer to a thaw waits for the disk. The thaw itself never does.

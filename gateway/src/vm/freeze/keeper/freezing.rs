@@ -8,9 +8,9 @@ use tokio::sync::oneshot;
 
 use super::Keeper;
 use crate::vm::boottime::BootTime;
+use crate::vm::call::CallError;
 use crate::vm::freeze::{Control, FreezeError, Reply, Unwritten, torn_down};
 use crate::vm::guardian::{Begin, Froze, Order};
-use crate::vm::handle::CallError;
 use crate::vm::lease::{self, Lease, LeaseId, LeaseState, ThawCause};
 
 /// What became of a freeze.
