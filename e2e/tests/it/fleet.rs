@@ -50,7 +50,7 @@ impl Host {
         let machines = machines(&fleet);
         let vms: Vec<_> =
             machines.iter().map(|machine| (id(machine), machine.socket().to_owned())).collect();
-        let gateway = Gateway::start_with(program, dir.path(), config, &vms).unwrap();
+        let gateway = Gateway::start_with(program, dir.path(), config, &vms, Vec::new()).unwrap();
         (Self { gateway, fleet, _dir: dir }, machines)
     }
 
