@@ -120,6 +120,11 @@ impl Vm {
         &mut self.qmp
     }
 
+    /// Another control socket, for one client that is not this one.
+    pub fn second_qmp_socket(&self) -> PathBuf {
+        self.dir.join("qmp-2.sock")
+    }
+
     /// The guest's serial console.
     pub const fn console(&self) -> &Console {
         &self.console
@@ -235,7 +240,9 @@ fn qemu_arguments(assets: &Assets, dir: &Path) -> Vec<String> {
     // Appended, so that the console of an earlier run survives a restart.
     add("-chardev", format!("file,id=console,path={},append=on", path("console.log")));
     add("-serial", "chardev:console".to_owned());
-    add("-qmp", format!("unix:{},server=on,wait=off", path("qmp.sock")));
+    for socket in ["qmp.sock", "qmp-2.sock"] {
+        add("-qmp", format!("unix:{},server=on,wait=off", path(socket)));
+    }
 
     add("-device", "virtio-serial-pci".to_owned());
     for (id, socket, port) in
@@ -249,7 +256,7 @@ fn qemu_arguments(assets: &Assets, dir: &Path) -> Vec<String> {
                 "socket,id={id},path={socket},server=on,wait=off,logfile={socket}.log,logappend=on"
             ),
         );
-        add("-device", format!("virtserialport,chardev={id},name={port}"));
+        add("-device", format!("virtserialport,id={id}-port,chardev={id},name={port}"));
     }
 
     let disks = std::iter::once("root").chain(Disk::DATA.iter().map(|disk| disk.name()));

@@ -24,6 +24,7 @@
 
 mod fields;
 mod locate;
+mod template;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,7 +35,7 @@ use serde::Deserialize;
 
 use crate::vm::VmId;
 
-pub use fields::IdTemplate;
+pub use template::{IdTemplate, PathTemplate};
 
 /// The gateway's configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -97,6 +98,9 @@ pub struct VmConfig {
     /// Users as whom the socket's listener may run; empty for any.
     #[serde(default)]
     pub owner_uids: Vec<u32>,
+    /// QEMU's QMP socket, a monitor that nobody else uses: it serves one client.
+    #[serde(default, deserialize_with = "fields::absolute_or_none")]
+    pub qmp: Option<PathBuf>,
 }
 
 /// A pattern of sockets that come and go.
@@ -118,6 +122,9 @@ pub struct DiscoverConfig {
     /// Users as whom the listeners may run; empty for any.
     #[serde(default)]
     pub owner_uids: Vec<u32>,
+    /// How a path gives that of the VM's QMP socket, which nobody else may use; none unless told.
+    #[serde(default)]
+    pub qmp: Option<PathTemplate>,
 }
 
 impl DiscoverConfig {
@@ -181,6 +188,9 @@ pub struct Limits {
     /// The most that a request may ask for with `timeout_seconds`.
     #[serde(rename = "call_timeout_max_seconds", deserialize_with = "fields::seconds")]
     pub call_timeout_max: Duration,
+    /// How long it is looked for whether a guest shuts down or suspends as told.
+    #[serde(rename = "power_watch_seconds", deserialize_with = "fields::seconds")]
+    pub power_watch: Duration,
     /// How long a lease whose VM is gone is held for the VM to come back.
     #[serde(rename = "orphan_seconds", deserialize_with = "fields::seconds")]
     pub orphan: Duration,
@@ -220,6 +230,7 @@ impl Default for Limits {
             freeze_timeout_default: seconds(30),
             freeze_timeout_max: seconds(600),
             call_timeout_max: seconds(3600),
+            power_watch: seconds(180),
             orphan: seconds(3600),
             ended_leases: 10_000,
             ended_lease: seconds(7 * 86_400),
@@ -335,6 +346,18 @@ impl Config {
                 let cause =
                     format!("vm[{other}] has that socket already, and it serves one client");
                 return Some((format!("vm[{n}].socket"), cause));
+            }
+            let Some(qmp) = &vm.qmp else { continue };
+            if self.vms.iter().any(|other| other.socket == *qmp) {
+                let cause = "is the socket of an agent, not of QMP".into();
+                return Some((format!("vm[{n}].qmp"), cause));
+            }
+            if let Some(other) =
+                self.vms[..n].iter().position(|other| other.qmp.as_ref() == Some(qmp))
+            {
+                let cause =
+                    format!("vm[{other}] has that socket already, and it serves one client");
+                return Some((format!("vm[{n}].qmp"), cause));
             }
         }
         let l = &self.limits;

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::channel::Channel;
 use crate::channel::reopen::Reopener;
+use crate::completions::Completions;
 use crate::dispatch::Dispatch;
 use crate::freeze::{By, Order, phase::Phase};
 use crate::session::{self, Session, Wants};
-use crate::worker::{Completions, Reply};
+use crate::worker::Reply;
 use crate::{errno, log, sys};
 
 /// Tokens of what is no session; sessions have small indices in the upper half.
@@ -24,8 +25,13 @@ const SIGNALS: u64 = u64::MAX;
 const COMPLETIONS: u64 = u64::MAX - 1;
 const DEADLINE: u64 = u64::MAX - 2;
 
-/// After large messages, memory is given back once they have stopped for this long.
+/// After the start and after large messages, memory is given back when it has been quiet for this
+/// long.
 const QUIET: Duration = Duration::from_secs(1);
+/// How long to linger for a file's chunk.
+const MOMENT: Duration = Duration::from_micros(50);
+/// The most chunks that are not lingered for after one that took longer.
+const MOST_VAIN: u32 = 127;
 /// How long the thaw of an agent that ends may take.
 const LAST_THAW: Duration = Duration::from_secs(10);
 
@@ -38,6 +44,10 @@ pub(crate) struct Agent {
     sessions: Vec<Session>,
     reopener: Reopener,
     give_back_at: Option<Instant>,
+    /// How many handed-over chunks are to pass before another one is lingered for, of those that
+    /// the last failure has cost.
+    vain_left: u32,
+    vain: u32,
 }
 
 impl Agent {
@@ -59,12 +69,23 @@ impl Agent {
                 reopener.lost(index);
             }
         }
+        let give_back_at = Some(Instant::now() + QUIET);
         let sessions = channels
             .into_iter()
             .enumerate()
             .map(|(index, channel)| Session::new(index, channel))
             .collect();
-        Ok(Self { epoll, signals, completions, dispatch, sessions, reopener, give_back_at: None })
+        Ok(Self {
+            epoll,
+            signals,
+            completions,
+            dispatch,
+            sessions,
+            reopener,
+            give_back_at,
+            vain_left: 0,
+            vain: 0,
+        })
     }
 
     /// Serves until a signal ends the agent or a channel is lost.
@@ -72,10 +93,9 @@ impl Agent {
         let mut events = Vec::with_capacity(16);
         let mut wants = Wants::AnotherTurn;
         loop {
-            let timeout = match wants {
-                Wants::AnotherTurn => Some(Duration::ZERO),
-                Wants::ToWait => self.time_to_next_wakeup(),
-            };
+            let may_sleep =
+                wants == Wants::ToWait && !self.linger() && self.completions.may_sleep();
+            let timeout = if may_sleep { self.time_to_next_wakeup() } else { Some(Duration::ZERO) };
             events.clear();
             wait(&self.epoll, &mut events, timeout)?;
             for &epoll::Event { flags, data } in &events {
@@ -85,7 +105,8 @@ impl Agent {
                             return Ok(());
                         }
                     }
-                    COMPLETIONS => self.take_completions(),
+                    // It has done its work by ending the wait.
+                    COMPLETIONS => {}
                     DEADLINE => self.dispatch.freezer().tick(),
                     token => {
                         let (index, generation) = session::of_token(token);
@@ -95,6 +116,7 @@ impl Agent {
                     }
                 }
             }
+            self.take_completions();
             wants = Wants::ToWait;
             self.reopener.start_due(self.dispatch.phase() != Phase::Thawed);
             for (index, session) in self.sessions.iter_mut().enumerate() {
@@ -125,10 +147,7 @@ impl Agent {
             .freezer()
             .submit(Order::Thaw(By::Ending), Reply::to_nobody(&self.completions));
         while self.dispatch.phase() != Phase::Thawed && Instant::now() < deadline {
-            let mut done = [PollFd::new(&*self.completions, PollFlags::IN)];
-            let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-            let _ = poll(&mut done, Some(&second));
-            self.completions.take();
+            self.completions.wait(Duration::from_secs(1));
         }
     }
 
@@ -143,7 +162,8 @@ impl Agent {
     }
 
     fn take_completions(&mut self) {
-        for completion in self.completions.take() {
+        let Some(completions) = self.completions.take() else { return };
+        for completion in completions {
             if let Some(session) = self.sessions.get_mut(completion.channel) {
                 session.complete(completion.ticket, completion.outcome);
             }
@@ -151,6 +171,22 @@ impl Agent {
         for (index, channel) in self.reopener.take() {
             self.sessions[index].resume(channel);
         }
+    }
+
+    /// A file's worker that was given a chunk has mostly moved it before this thread has gone to
+    /// sleep and was woken again: so it is given a moment, but not again and again in vain.
+    fn linger(&mut self) -> bool {
+        if !self.dispatch.take_handed_over() {
+            return false;
+        }
+        if self.vain_left > 0 {
+            self.vain_left -= 1;
+            return false;
+        }
+        let came = self.completions.linger(MOMENT);
+        self.vain = if came { 0 } else { (2 * self.vain + 1).min(MOST_VAIN) };
+        self.vain_left = self.vain;
+        came
     }
 
     fn time_to_next_wakeup(&self) -> Option<Duration> {
@@ -169,7 +205,11 @@ impl Agent {
         } else if self.give_back_at.is_some_and(|at| Instant::now() >= at) {
             self.give_back_at = None;
             self.sessions.iter_mut().for_each(Session::shrink);
-            sys::memory::give_back();
+            // What was not locked may be needed from a filesystem that is frozen; the freeze
+            // engine does this after the thaw.
+            if self.dispatch.phase() == Phase::Thawed {
+                sys::memory::give_back();
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! From a request to the place where it runs.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 
@@ -7,13 +8,14 @@ use qga_proto::command::CommandInfo;
 use qga_proto::{Job, Outcome, QgaError};
 
 use crate::accounts::Desk;
+use crate::completions::Completions;
 use crate::exec::Executor;
 use crate::files::FileTable;
 use crate::filter::Filter;
 use crate::freeze::{Freezer, phase::Phase};
 use crate::gauge::Gauge;
 use crate::handler::{self, Handler, Place, View};
-use crate::worker::{Completions, Reply, Worker};
+use crate::worker::{Reply, Worker};
 
 /// Stack of the workers' threads, in bytes.
 const STACK: usize = 128 << 10;
@@ -32,6 +34,8 @@ pub(crate) struct Dispatch {
     freezer: Freezer,
     /// What each channel may use, by its index.
     filters: Vec<Arc<Filter>>,
+    /// The file worker was given something.
+    handed_over: Cell<bool>,
 }
 
 impl Dispatch {
@@ -54,6 +58,7 @@ impl Dispatch {
             accounts: Worker::start("account", STACK, Desk::default())?,
             programs,
             freezer,
+            handed_over: Cell::new(false),
         })
     }
 
@@ -65,6 +70,11 @@ impl Dispatch {
     /// The freeze engine itself.
     pub(crate) fn freezer(&self) -> &Freezer {
         &self.freezer
+    }
+
+    /// Whether the file worker was given something since this was last asked.
+    pub(crate) fn take_handed_over(&self) -> bool {
+        self.handed_over.take()
     }
 
     /// Whether a command may start now. While a freeze or thaw is under way, what is not allowed
@@ -97,7 +107,10 @@ impl Dispatch {
             Place::Freezes(run) => {
                 return Some(run(&self.freezer, &request).unwrap_or_else(Outcome::Error));
             }
-            Place::Files(run) => self.files.submit(run, request, reply()),
+            Place::Files(run) => {
+                self.files.submit(run, request, reply());
+                self.handed_over.set(true);
+            }
             Place::Queries(run) => self.queries.submit(run, request, reply()),
             Place::Filesystems(run) => self.filesystems.submit(run, request, reply()),
             Place::Trims(run) => self.trims.submit(run, request, reply()),

@@ -8,6 +8,7 @@ mod agent;
 mod bounded;
 mod calendar;
 mod channel;
+mod completions;
 mod config;
 mod daemon;
 mod disk;

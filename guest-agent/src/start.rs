@@ -14,6 +14,7 @@ use rustix::fs::Mode;
 use crate::agent::Agent;
 use crate::channel::reopen::{self, Reopener};
 use crate::channel::{Channel, OpenError, activation};
+use crate::completions::Completions;
 use crate::config::{ChannelConfig, Config};
 use crate::daemon::{Background, PidFile, Readiness, become_daemon};
 use crate::dispatch::Dispatch;
@@ -24,7 +25,6 @@ use crate::freeze::mounts::Mounts;
 use crate::freeze::{Freezer, WhenThawed};
 use crate::options::Options;
 use crate::state::State;
-use crate::worker::Completions;
 use crate::{errno, log, sys};
 
 /// The pid file, created at the start or after the thaw of a frozen start, removed at the end.

@@ -1,58 +1,21 @@
 //! Threads that may block, and the way back from them to the poll thread.
 //!
 //! ```text
-//!   poll thread ──task──▶ bounded queue ──▶ worker ──completion──▶ list + eventfd ──▶ poll thread
+//!   poll thread ──task──▶ bounded queue ──▶ worker ──completion──▶ poll thread
 //! ```
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use qga_proto::{Outcome, QgaError, Request, Ticket};
-use rustix::event::{EventfdFlags, eventfd};
 
+use crate::completions::{Completion, Completions};
 use crate::sys::threads;
 
 /// Tasks that may wait for one worker. A channel runs its commands one by one, so only commands
 /// that their clients have given up on can pile up.
 const QUEUE: usize = 64;
-
-/// A finished command.
-#[derive(Debug)]
-pub(crate) struct Completion {
-    pub(crate) channel: usize,
-    pub(crate) ticket: Ticket,
-    pub(crate) outcome: Outcome,
-}
-
-/// What workers have finished and the poll thread has not yet seen.
-#[derive(Debug)]
-pub(crate) struct Completions {
-    finished: Mutex<Vec<Completion>>,
-    wake: OwnedFd,
-}
-
-impl Completions {
-    pub(crate) fn new() -> io::Result<Arc<Self>> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Arc::new(Self { finished: Mutex::default(), wake }))
-    }
-
-    /// Takes all of them, and resets the descriptor.
-    pub(crate) fn take(&self) -> Vec<Completion> {
-        // It fails only when it is reset already.
-        let _ = rustix::io::read(&self.wake, &mut [0_u8; 8]);
-        std::mem::take(&mut *self.finished.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// The descriptor is readable while there are completions.
-impl AsFd for Completions {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
-    }
-}
 
 /// Where the outcome of one order goes.
 #[derive(Debug)]
@@ -73,18 +36,13 @@ impl Reply {
     }
 
     pub(crate) fn send(self, outcome: Outcome) {
-        if let Some((channel, ticket)) = self.to {
-            let finished = &self.completions.finished;
-            let mut finished = finished.lock().unwrap_or_else(PoisonError::into_inner);
-            finished.push(Completion { channel, ticket, outcome });
-        }
-        self.wake();
+        let completion = self.to.map(|(channel, ticket)| Completion { channel, ticket, outcome });
+        self.completions.add(completion);
     }
 
     /// Only wakes the poll thread.
     pub(crate) fn wake(self) {
-        // It fails only when 2^64 wake-ups are pending.
-        let _ = rustix::io::write(&self.completions.wake, &1_u64.to_ne_bytes());
+        self.completions.add(None);
     }
 }
 
@@ -100,7 +58,8 @@ struct Task<S> {
 /// A thread that owns some state and runs one request after the other on it.
 pub(crate) struct Worker<S> {
     name: &'static str,
-    queue: SyncSender<Task<S>>,
+    /// Of boxes, because all places of the queue are in memory from the start.
+    queue: SyncSender<Box<Task<S>>>,
 }
 
 impl<S: Send + 'static> Worker<S> {
@@ -117,10 +76,11 @@ impl<S: Send + 'static> Worker<S> {
     }
 
     fn spawn(name: &'static str, stack: usize, mut state: S, apart: bool) -> io::Result<Self> {
-        let (queue, tasks) = sync_channel::<Task<S>>(QUEUE);
+        let (queue, tasks) = sync_channel::<Box<Task<S>>>(QUEUE);
         std::thread::Builder::new().name(name.into()).stack_size(stack).spawn(move || {
             let mut leaves = apart;
-            for Task { run, request, reply } in tasks {
+            for task in tasks {
+                let Task { run, request, reply } = *task;
                 // By the first task the agent has everything open that it starts with.
                 if std::mem::take(&mut leaves) {
                     // It fails only for lack of memory, and then nothing is worse than without it.
@@ -137,7 +97,7 @@ impl<S: Send + 'static> Worker<S> {
 
     /// Hands over a request; never blocks. One that finds the queue full is answered here.
     pub(crate) fn submit(&self, run: Run<S>, request: Request, reply: Reply) {
-        match self.queue.try_send(Task { run, request, reply }) {
+        match self.queue.try_send(Box::new(Task { run, request, reply })) {
             Ok(()) => {}
             Err(TrySendError::Full(task) | TrySendError::Disconnected(task)) => {
                 let text = format!("too many commands wait for the {} worker", self.name);
@@ -164,11 +124,9 @@ pub(crate) mod tests {
 
     /// Waits for the next completions, at most 10 s.
     pub(crate) fn next(completions: &Completions) -> Vec<Outcome> {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let mut wake = [PollFd::new(completions, PollFlags::IN)];
-        let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
-        assert_eq!(poll(&mut wake, Some(&limit)).unwrap(), 1, "no completion in 10 s");
-        completions.take().into_iter().map(|completion| completion.outcome).collect()
+        let all = completions.wait(std::time::Duration::from_secs(10));
+        assert!(!all.is_empty(), "no completion in 10 s");
+        all.into_iter().map(|completion| completion.outcome).collect()
     }
 
     #[test]

@@ -29,6 +29,8 @@ mod rest_freeze;
 #[cfg(test)]
 mod rest_power;
 #[cfg(test)]
+mod rest_qmp;
+#[cfg(test)]
 mod rest_restart;
 #[cfg(test)]
 mod scenario;

@@ -118,7 +118,13 @@ impl Vm {
         arguments: C,
         options: CallOptions,
     ) -> Result<C::Return, Problem> {
-        self.try_call(arguments, options).await.map_err(|e| self.failed::<C>(e))
+        self.admit(&C::INFO).await?;
+        self.try_call(arguments, options).await.map_err(|e| self.failed(&C::INFO, e))
+    }
+
+    /// Notes the guest command for the log.
+    pub(crate) fn sends(&self, command: &'static str) {
+        self.context.sends(command);
     }
 
     /// As [`call`](Self::call), for a handler that makes something else of an error.
@@ -131,9 +137,13 @@ impl Vm {
         self.handle.call(arguments, options).await
     }
 
-    pub(crate) fn failed<C: Command>(&self, error: CallError) -> Problem {
-        let frozen = self.app.leases.active_on(self.handle.id()).is_some();
-        guest::call_failed(&self.handle, &C::INFO, frozen, error)
+    pub(crate) fn failed(&self, info: &CommandInfo, error: CallError) -> Problem {
+        guest::call_failed(&self.handle, info, self.lease().is_some(), error)
+    }
+
+    /// The lease that holds the VM.
+    pub(crate) fn lease(&self) -> Option<Lease> {
+        self.app.leases.active_on(self.handle.id())
     }
 }
 

@@ -40,6 +40,18 @@ mirror! {
         /// A VM is not known any more.
         #[serde(rename = "vm.removed")]
         VmRemoved,
+        /// Another process is behind a VM's socket: it was started afresh, or replaced.
+        #[serde(rename = "vm.replaced")]
+        VmReplaced,
+        /// QMP says that the guest was reset.
+        #[serde(rename = "vm.reset")]
+        VmReset,
+        /// QMP says that the guest was shut down.
+        #[serde(rename = "vm.shutdown")]
+        VmShutdown,
+        /// QMP says that the guest's kernel has panicked.
+        #[serde(rename = "vm.panicked")]
+        VmPanicked,
         /// The link to a VM's agent is in another state. `data`: `state`, the one `before`, and the
         /// `reason`.
         #[serde(rename = "link.changed")]

@@ -5,9 +5,12 @@
 //! makes one call into [`crate::vm`], and gives back what came out or a problem (`error`).
 
 pub mod access;
+mod accounts;
+mod admission;
 mod agent;
 mod call_timeout;
 mod caller;
+mod commands;
 mod context;
 mod document;
 mod error;
@@ -23,6 +26,8 @@ mod page;
 mod power;
 mod reads;
 mod service;
+mod settings;
+mod strict;
 mod time;
 mod vms;
 
@@ -91,7 +96,19 @@ fn operations() -> OpenApiRouter<App> {
         ))
         .routes(routes!(freezes::list_freezes))
         .routes(routes!(freezes::show_freeze, freezes::renew_freeze, freezes::thaw_freeze))
+        .routes(routes!(settings::set_time))
+        .routes(routes!(settings::set_vcpus))
+        .routes(routes!(settings::set_memory_blocks))
+        .routes(routes!(settings::trim_filesystems))
         .routes(routes!(power::shutdown_vm))
+        .routes(routes!(power::suspend_vm))
+        .routes(routes!(accounts::set_password))
+        .routes(routes!(
+            accounts::list_ssh_keys,
+            accounts::replace_ssh_keys,
+            accounts::change_ssh_keys
+        ))
+        .routes(routes!(commands::send_command))
         .routes(routes!(file_handles::open_file))
         .routes(routes!(file_handles::close_file))
         .routes(routes!(file_handles::read_file))

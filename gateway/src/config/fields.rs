@@ -1,88 +1,11 @@
 //! Single values of the config file that are more than what TOML knows.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-
-use crate::vm::VmId;
-
-/// How a discovered socket's path gives its VM's id: text with `{name}` (the file's name),
-/// `{stem}` (the name up to its last dot) and `{dir}` (the name of the directory it lies in).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdTemplate(Vec<Piece>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Piece {
-    Text(String),
-    Name,
-    Stem,
-    Dir,
-}
-
-impl Default for IdTemplate {
-    fn default() -> Self {
-        Self(vec![Piece::Stem])
-    }
-}
-
-impl IdTemplate {
-    /// The id of the VM behind `socket`, if that makes one.
-    pub fn apply(&self, socket: &Path) -> Option<VmId> {
-        let mut id = String::new();
-        for piece in &self.0 {
-            let part = match piece {
-                Piece::Text(text) => Some(text.as_str()),
-                Piece::Name => socket.file_name().and_then(|name| name.to_str()),
-                Piece::Stem => socket.file_stem().and_then(|stem| stem.to_str()),
-                Piece::Dir => {
-                    socket.parent().and_then(Path::file_name).and_then(|dir| dir.to_str())
-                }
-            };
-            id.push_str(part?);
-        }
-        id.parse().ok()
-    }
-}
-
-impl FromStr for IdTemplate {
-    type Err = String;
-
-    fn from_str(mut text: &str) -> Result<Self, String> {
-        let mut pieces = Vec::new();
-        while let Some((before, rest)) = text.split_once('{') {
-            let (name, after) = rest.split_once('}').ok_or("a `{` without its `}`")?;
-            if !before.is_empty() {
-                pieces.push(Piece::Text(before.into()));
-            }
-            pieces.push(match name {
-                "name" => Piece::Name,
-                "stem" => Piece::Stem,
-                "dir" => Piece::Dir,
-                other => {
-                    return Err(format!("`{{{other}}}` is none of {{name}}, {{stem}}, {{dir}}"));
-                }
-            });
-            text = after;
-        }
-        if pieces.is_empty() {
-            return Err("without {name}, {stem} or {dir} all VMs would have one id".into());
-        }
-        if !text.is_empty() {
-            pieces.push(Piece::Text(text.into()));
-        }
-        Ok(Self(pieces))
-    }
-}
-
-impl<'de> Deserialize<'de> for IdTemplate {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
 
 /// A number of seconds, fractions allowed, more than nothing and at most a year.
 pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -126,6 +49,13 @@ pub(super) fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pat
     } else {
         Err(D::Error::custom(format_args!("`{}` is not an absolute path", path.display())))
     }
+}
+
+/// An absolute path, where there may be none.
+pub(super) fn absolute_or_none<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<PathBuf>, D::Error> {
+    absolute(deserializer).map(Some)
 }
 
 /// An absolute pattern. `**` is refused: how many directories it watches has no bound.

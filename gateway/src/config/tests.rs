@@ -35,12 +35,14 @@ fn everything_can_be_said() {
         labels = { tier = "web" }
         mode = "on-demand"
         owner_uids = [0, 64055]
+        qmp = "/run/vms/web-1.qmp"
         [[discover]]
         glob = "/run/qemu-server/*.qga"
         [[discover]]
         glob = "/run/vms/*/qga.sock"
         id = "vm-{dir}"
         mode = "persistent"
+        qmp = "/run/vms/{dir}/qmp.sock"
         [limits]
         queue_depth = 8
         backoff_min_seconds = 0.25
@@ -55,6 +57,9 @@ fn everything_can_be_said() {
     assert_eq!(config.discover[1].mode(), Mode::Persistent);
     assert_eq!(config.limits.backoff_min, Duration::from_millis(250));
     assert_eq!(config.timeouts.freeze, Duration::from_secs(120));
+    assert_eq!(config.vms[0].qmp.as_deref(), Some(Path::new("/run/vms/web-1.qmp")));
+    let qmp = config.discover[1].qmp.as_ref().expect("told");
+    assert_eq!(qmp.apply(Path::new("/run/vms/db/qga.sock")), Some("/run/vms/db/qmp.sock".into()));
     let id = |n: usize, path: &str| config.discover[n].id.apply(Path::new(path));
     assert_eq!(id(0, "/run/qemu-server/100.qga"), "100".parse().ok());
     assert_eq!(id(1, "/run/vms/db/qga.sock"), "vm-db".parse().ok());
@@ -95,6 +100,22 @@ fn duplicates_are_refused_with_both_places() {
     assert_eq!(said, "/etc/qga-gateway.toml:5: vm[1].id: `a` is the id of vm[0] already");
     let said = refusal(&vms.replacen("\"a\"", "\"b\"", 1).replace("/y", "/x"));
     assert!(said.contains(":6: vm[1].socket: vm[0] has that socket already"), "{said}");
+}
+
+#[test]
+fn qmp_sockets_are_checked() {
+    let vm = |id: &str, qmp: &str| {
+        format!("[[vm]]\nid = \"{id}\"\nsocket = \"/x/{id}\"\nqmp = \"{qmp}\"\n")
+    };
+    let said = refusal(&vm("a", "/x/a"));
+    assert!(said.contains(":4: vm[0].qmp: is the socket of an agent"), "{said}");
+    let said = refusal(&(vm("a", "/x/q") + &vm("b", "/x/q")));
+    assert!(said.contains(":8: vm[1].qmp: vm[0] has that socket"), "{said}");
+    assert!(refusal(&vm("a", "q")).contains("vm[0].qmp: `q` is not an absolute path"));
+    for (qmp, cause) in [("{stem}.qmp", "not an absolute"), ("/x/qmp", "share one socket")] {
+        let said = refusal(&format!("[[discover]]\nglob = \"/x/*\"\nqmp = \"{qmp}\"\n"));
+        assert!(said.contains("discover[0].qmp: ") && said.contains(cause), "{said}");
+    }
 }
 
 #[test]

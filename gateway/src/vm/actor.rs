@@ -60,6 +60,9 @@ impl Actor<'_> {
         match socket::connect(&self.vm.socket, &self.vm.owners) {
             Ok(Connection { stream, listener }) => {
                 self.vm.behind(listener);
+                if let Some(monitor) = &self.vm.qmp {
+                    monitor.nudge();
+                }
                 if !self.vm.link.state().answers() {
                     let reason = "connected; waiting for the agent's first answer";
                     self.enter(LinkState::Silent, reason.into());
@@ -83,7 +86,7 @@ impl Actor<'_> {
             End::Broken(reason) => {
                 let lasted = self.tried.map_or(Duration::ZERO, |tried| tried.elapsed());
                 if was_up {
-                    self.vm.disrupted();
+                    self.vm.disrupted(reason.clone());
                     tracing::info!(vm.id = %self.vm.id, "{}: {reason}", self.vm.id);
                 }
                 // What is at the path now decides where the link stands.

@@ -173,6 +173,7 @@ impl Discovery {
                     labels: pattern.labels.clone(),
                     mode: pattern.mode(),
                     owner_uids: pattern.owner_uids.clone(),
+                    qmp: pattern.qmp.as_ref().and_then(|qmp| qmp.apply(socket)),
                 };
                 match self.registry.add(config) {
                     None => {

@@ -1,12 +1,13 @@
 //! What the rest of the gateway holds of a VM: a cheap clone that sends typed calls to its actor.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use qga_proto::command::{Command, CommandInfo, GuestFsfreezeThaw};
+use qga_proto::command::{Command, CommandInfo, GuestFsfreezeThaw, GuestInfo};
 use qga_proto::{QgaError, ReplyError, ReplyText};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
@@ -15,7 +16,10 @@ use super::capabilities::{Capabilities, Interner};
 use super::counters::{Counters, CountersSnapshot};
 use super::events::{Event, EventKind, Events};
 use super::link::{Link, LinkState, LinkStatus};
+use super::power::PowerWatches;
+use super::qmp::Monitor;
 use super::queue::{Priority, Queue};
+use super::signs::{Sign, Signs};
 use super::{Incarnation, VmId};
 use crate::config::{Config, Limits, Mode, Timeouts, VmConfig};
 use crate::printable::printable;
@@ -31,6 +35,7 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) agents: Interner,
     pub(crate) events: Events,
+    pub(crate) power: PowerWatches,
     /// Wakes the discovery: a VM that was kept for its lease may go.
     pub(crate) unpinned: Notify,
 }
@@ -42,6 +47,7 @@ impl Settings {
             timeouts: config.timeouts.clone(),
             agents: Interner::default(),
             events: Events::new(&config.limits),
+            power: PowerWatches::default(),
             unpinned: Notify::new(),
         })
     }
@@ -58,8 +64,13 @@ pub(crate) struct Vm {
     pub(crate) settings: Arc<Settings>,
     pub(crate) link: Link,
     pub(crate) counters: Counters,
+    pub(super) qmp: Option<Box<Monitor>>,
+    /// What QMP has seen and the session has not looked at yet.
+    pub(super) signs: Signs,
     queue: Mutex<Queue<Box<Pending>>>,
     capabilities: Mutex<Option<Arc<Capabilities>>>,
+    /// When they were last asked for out of turn.
+    renewed: Mutex<Option<Instant>>,
     /// Wakes the actor: a call, a socket that may have appeared, or the end.
     pub(crate) wake: Notify,
     kicked: AtomicBool,
@@ -68,8 +79,10 @@ pub(crate) struct Vm {
     closed: AtomicBool,
     /// Leases that need the VM kept and its connection held.
     pins: AtomicU32,
-    /// Connections lost and silences begun: what spoils a lease's verdict.
+    /// Connections lost, silences begun, resets: what spoils a lease's verdict.
     disruptions: AtomicU64,
+    /// What the last one was.
+    disruption: Mutex<Option<Cow<'static, str>>>,
     incarnation: Mutex<Option<Incarnation>>,
 }
 
@@ -184,7 +197,7 @@ impl CallError {
 
 impl VmHandle {
     pub(crate) fn new(config: VmConfig, settings: Arc<Settings>) -> Self {
-        let VmConfig { id, socket, labels, mode, owner_uids } = config;
+        let VmConfig { id, socket, labels, mode, owner_uids, qmp } = config;
         Self(Arc::new(Vm {
             id,
             socket,
@@ -193,14 +206,18 @@ impl VmHandle {
             mode,
             link: Link::new(LinkState::Absent, Some("not looked for yet".into())),
             counters: Counters::default(),
+            qmp: qmp.map(|socket| Box::new(Monitor::new(socket))),
+            signs: Signs::default(),
             queue: Mutex::new(Queue::new(settings.limits.queue_depth)),
             capabilities: Mutex::default(),
+            renewed: Mutex::default(),
             wake: Notify::new(),
             kicked: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             pins: AtomicU32::new(0),
             disruptions: AtomicU64::new(0),
+            disruption: Mutex::default(),
             incarnation: Mutex::default(),
             settings,
         }))
@@ -255,9 +272,8 @@ impl VmHandle {
     ) -> Result<C::Return, CallError> {
         let arguments = serde_json::to_string(&args)
             .map_err(|e| CallError::Agent(QgaError::generic(e.to_string())))?;
-        let CallOptions { timeout, reply_cap } = options;
         let info = const { &C::INFO };
-        let reply = self.submit(Work::Call { info, arguments, reply_cap }, timeout).await?;
+        let reply = self.call_raw(info, arguments, options).await?;
         let bad = |reason| CallError::BadReply { reason };
         match reply {
             Some(text) => text.decode::<C>().map_err(|error| match error {
@@ -265,6 +281,31 @@ impl VmHandle {
                 error => bad(error.to_string()),
             }),
             None => serde_json::from_str("{}").map_err(|e| bad(e.to_string())),
+        }
+    }
+
+    /// As [`call`](Self::call) with the arguments' text, and the answer as it came. No text for a
+    /// success that is not answered.
+    pub async fn call_raw(
+        &self,
+        info: &'static CommandInfo,
+        arguments: String,
+        options: CallOptions,
+    ) -> Result<Option<ReplyText>, CallError> {
+        let CallOptions { timeout, reply_cap } = options;
+        self.submit(Work::Call { info, arguments, reply_cap }, timeout).await
+    }
+
+    /// Asks the agent anew what it can do. Not more often than once a second: whoever asks for what
+    /// an agent does not have must not keep it busy.
+    pub(crate) async fn renew_capabilities(&self, options: CallOptions) {
+        let Some(before) = self.0.begin_renewal() else { return };
+        // Frozen meanwhile, it would call almost everything disabled.
+        if let Ok(info) = self.call(GuestInfo {}, options).await
+            && self.link().state == LinkState::Ready
+        {
+            let (echoes_id, delimited) = (before.echoes_id, before.delimited_sync);
+            self.0.set_capabilities(Capabilities::new(info, echoes_id, delimited));
         }
     }
 
@@ -278,7 +319,7 @@ impl VmHandle {
         let submitted = Instant::now();
         let priority = work.priority();
         let pending = Pending { work, submitted, deadline: submitted + timeout, reply };
-        if self.0.is_closed() {
+        if self.0.is_closed() || self.0.link.is_paused() {
             return Err(CallError::Unavailable { link: self.link() });
         }
         self.0.queue().push(priority, Box::new(pending)).map_err(|_| CallError::QueueFull)?;
@@ -303,9 +344,15 @@ impl VmHandle {
         *lock(&self.0.incarnation)
     }
 
-    /// How often the link has broken or gone silent, or another process was found behind it.
+    /// How often the link has broken or gone silent, the guest was reset, or another process was
+    /// found behind the socket.
     pub fn disruptions(&self) -> u64 {
         self.0.disruptions.load(Ordering::Relaxed)
+    }
+
+    /// What the last disruption was, as a sentence.
+    pub fn last_disruption(&self) -> Option<Cow<'static, str>> {
+        lock(&self.0.disruption).clone()
     }
 
     pub(crate) fn is_pinned(&self) -> bool {
@@ -337,6 +384,9 @@ impl VmHandle {
     pub(crate) fn close(&self) {
         self.0.closed.store(true, Ordering::Relaxed);
         self.0.wake.notify_one();
+        if let Some(monitor) = &self.0.qmp {
+            monitor.nudge();
+        }
     }
 }
 
@@ -363,14 +413,45 @@ impl Vm {
     /// Where the link stands now: the one place that says so to watchers, subscribers and the log.
     pub(crate) fn enter(&self, state: LinkState, reason: Option<String>) {
         let before = self.link.state();
-        if !self.link.set(state, reason) {
-            return;
+        if self.link.set(state, reason) {
+            self.link_changed(before);
         }
+    }
+
+    /// The guest's CPUs do not run: nothing in it can answer.
+    pub(super) fn pause(&self, reason: String) {
+        let before = self.link.status().state;
+        if self.link.pause(reason) {
+            self.link_changed(before);
+            self.wake.notify_one();
+        }
+    }
+
+    /// The guest's CPUs run, or there is no telling any more.
+    pub(super) fn resume(&self) {
+        if self.link.resume() {
+            self.link_changed(LinkState::Paused);
+            // On demand, nobody else would look how the guest is now.
+            if self.mode == Mode::OnDemand {
+                self.kicked.store(true, Ordering::Relaxed);
+            }
+            self.wake.notify_one();
+        }
+    }
+
+    fn link_changed(&self, before: LinkState) {
         let link = self.link.status();
         tracing::info!(vm.id = %self.id, "{}: {link}", self.id);
         let event = Event::new(EventKind::LinkChanged).vm(&self.id);
-        let event = event.with("state", state.as_str()).with("before", before.as_str());
+        let event = event.with("state", link.state.as_str()).with("before", before.as_str());
         self.settings.events.publish(event.with("reason", link.reason.as_deref().map(printable)));
+    }
+
+    /// Something that spoils what is believed of the guest, seen elsewhere than on the link.
+    pub(super) fn upset(&self, kind: EventKind, what: &'static str) {
+        self.disrupted(what);
+        tracing::info!(vm.id = %self.id, "{}: {what}", self.id);
+        self.settings.events.publish(Event::new(kind).vm(&self.id).with("reason", what));
     }
 
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue<Box<Pending>>> {
@@ -379,6 +460,16 @@ impl Vm {
 
     pub(crate) fn set_capabilities(&self, capabilities: Capabilities) {
         *lock(&self.capabilities) = Some(self.settings.agents.intern(capabilities));
+    }
+
+    /// What is known, if it is to be asked for again.
+    fn begin_renewal(&self) -> Option<Arc<Capabilities>> {
+        let mut renewed = lock(&self.renewed);
+        if renewed.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
+            return None;
+        }
+        *renewed = Some(Instant::now());
+        lock(&self.capabilities).clone()
     }
 
     pub(crate) fn has_capabilities(&self) -> bool {
@@ -408,18 +499,21 @@ impl Vm {
         if let Some(before) = before
             && listener != Some(before)
         {
-            self.disrupted();
             let now = listener.map_or_else(|| "an unknown process".into(), |now| now.to_string());
-            tracing::info!(
-                vm.id = %self.id,
-                "{}: {now} is behind its socket, where {before} was: the VM was started afresh or replaced",
-                self.id
-            );
+            tracing::info!(vm.id = %self.id, "{}: {now} has taken the place of {before}", self.id);
+            self.upset(EventKind::VmReplaced, "another process is behind the VM's socket");
         }
     }
 
-    pub(crate) fn disrupted(&self) {
+    pub(crate) fn disrupted(&self, what: impl Into<Cow<'static, str>>) {
+        *lock(&self.disruption) = Some(what.into());
         self.disruptions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells the session what QMP has seen.
+    pub(super) fn tell(&self, sign: Sign) {
+        self.signs.add(sign);
+        self.wake.notify_one();
     }
 }
 

@@ -17,9 +17,11 @@
 //! * `silent` → `ready`: the outstanding or the next sync was answered.
 //! * `ready` → `silent`: a command timed out and the sync after it was not answered either.
 //! * any → `absent`/`refused`: the connection closed, and connecting again said so.
-//! * `paused` needs QMP and is not entered yet.
+//! * any → `paused`: QMP says that the guest's CPUs do not run; and back to what it is beneath, which
+//!   goes on being noted, when they do. No silence is held against a paused guest.
 
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -89,50 +91,116 @@ impl fmt::Display for LinkStatus {
     }
 }
 
-/// The writing end, owned by the VM's actor.
+/// The writing end: the VM's actor says where the link stands, QMP whether the VM runs.
 #[derive(Debug)]
-pub(crate) struct Link(watch::Sender<LinkStatus>);
+pub(crate) struct Link {
+    shown: watch::Sender<LinkStatus>,
+    /// Where the link stands while `paused` is shown.
+    beneath: Mutex<Option<Box<LinkStatus>>>,
+}
 
 impl Link {
     pub(crate) fn new(state: LinkState, reason: Option<String>) -> Self {
-        Self(watch::Sender::new(LinkStatus { state, reason, since: SystemTime::now() }))
+        let status = LinkStatus { state, reason, since: SystemTime::now() };
+        Self { shown: watch::Sender::new(status), beneath: Mutex::default() }
     }
 
     /// Enters a state. `since` moves only when the state changes, and watchers wake only when
-    /// something changed. Returns whether the state changed.
+    /// something changed. Returns whether the state shown changed.
     pub(crate) fn set(&self, state: LinkState, reason: Option<String>) -> bool {
+        let mut beneath = self.beneath();
+        if let Some(status) = beneath.as_deref_mut() {
+            status.enter(state, reason);
+            return false;
+        }
         let mut entered = false;
-        self.0.send_if_modified(|status| {
+        self.shown.send_if_modified(|status| {
             entered = status.state != state;
-            if !entered && status.reason == reason {
-                return false;
-            }
-            if entered {
-                status.since = SystemTime::now();
-            }
-            status.state = state;
-            status.reason = reason;
-            true
+            status.enter(state, reason)
         });
         entered
     }
 
-    pub(crate) fn status(&self) -> LinkStatus {
-        self.0.borrow().clone()
+    /// Shows `paused` from now on. Returns whether that, or the reason, is new.
+    pub(crate) fn pause(&self, reason: String) -> bool {
+        let mut beneath = self.beneath();
+        if beneath.is_none() {
+            *beneath = Some(Box::new(self.status()));
+        }
+        let mut changed = false;
+        self.shown.send_if_modified(|status| {
+            changed = status.enter(LinkState::Paused, Some(reason));
+            changed
+        });
+        changed
     }
 
+    /// Shows again where the link stands. Returns whether it was paused.
+    pub(crate) fn resume(&self) -> bool {
+        let mut beneath = self.beneath();
+        let Some(status) = beneath.take() else { return false };
+        self.shown.send_replace(*status);
+        true
+    }
+
+    /// What is shown.
+    pub(crate) fn status(&self) -> LinkStatus {
+        self.shown.borrow().clone()
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.shown.borrow().state == LinkState::Paused
+    }
+
+    /// Where the link stands, paused or not.
     pub(crate) fn state(&self) -> LinkState {
-        self.0.borrow().state
+        match self.beneath().as_deref() {
+            Some(status) => status.state,
+            None => self.shown.borrow().state,
+        }
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<LinkStatus> {
-        self.0.subscribe()
+        self.shown.subscribe()
+    }
+
+    /// Held while the state shown is changed, so that the two agree.
+    fn beneath(&self) -> MutexGuard<'_, Option<Box<LinkStatus>>> {
+        // Nothing panics while it holds the lock.
+        self.beneath.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LinkStatus {
+    /// Returns whether anything changed.
+    fn enter(&mut self, state: LinkState, reason: Option<String>) -> bool {
+        if self.state != state {
+            self.since = SystemTime::now();
+        } else if self.reason == reason {
+            return false;
+        }
+        self.state = state;
+        self.reason = reason;
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pause_hides_the_link_and_gives_it_back_as_it_is_by_then() {
+        let link = Link::new(LinkState::Ready, None);
+        assert!(link.pause("stopped".into()) && !link.pause("stopped".into()));
+        assert!(link.pause("an I/O error".into()), "the reason is news");
+        assert_eq!(link.status().to_string(), "paused (an I/O error)");
+        assert!(!link.set(LinkState::Frozen, None), "nothing shown has changed");
+        assert!(link.is_paused());
+        assert_eq!(link.state(), LinkState::Frozen);
+        assert!(link.resume() && !link.resume());
+        assert_eq!((link.status().state, link.state()), (LinkState::Frozen, LinkState::Frozen));
+    }
 
     #[test]
     fn since_moves_with_the_state_and_watchers_wake_on_change() {

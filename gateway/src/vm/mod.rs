@@ -5,10 +5,12 @@
 
 mod actor;
 mod boottime;
+mod buffer;
 mod capabilities;
 mod counters;
 mod discovery;
 mod events;
+mod foreign;
 mod freeze;
 mod guardian;
 mod handle;
@@ -16,11 +18,15 @@ mod id;
 mod incarnation;
 mod lease;
 mod link;
+mod power;
+mod qmp;
 mod queue;
 mod registry;
 mod session;
+mod signs;
 mod sock_diag;
 mod socket;
+mod surplus;
 mod timer;
 mod verdict;
 mod watch;
@@ -31,10 +37,12 @@ pub use events::{
     Delivery, Event, EventId, EventKind, Events, InvalidEventId, InvalidEventKind, Published,
     Subscription, TooManySubscribers,
 };
+pub(crate) use foreign::foreign;
 pub use freeze::{FreezeError, FreezeRequest, Leases, ShutdownReport};
 pub use handle::{CallError, CallOptions, VmHandle};
 pub use id::{InvalidVmId, VmId};
 pub use incarnation::Incarnation;
 pub use lease::{Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Policy, ThawCause, Verdict};
 pub use link::{LinkState, LinkStatus};
+pub use power::PowerOrder;
 pub use registry::Registry;

@@ -11,6 +11,7 @@ use super::actor;
 use super::discovery::Discovery;
 use super::events::{Event, EventKind, Events};
 use super::handle::{Settings, VmHandle};
+use super::qmp;
 use crate::config::{Config, VmConfig};
 
 /// All VMs that the gateway knows.
@@ -82,6 +83,9 @@ impl Registry {
         vms.insert(vm.id().clone(), vm.clone());
         // Before its actor can say anything of its link.
         self.events().publish(added.with("labels", labels));
+        if vm.shared().qmp.is_some() {
+            tokio::spawn(qmp::run(vm.shared().clone()));
+        }
         tokio::spawn(supervise(vm));
         None
     }

@@ -16,7 +16,7 @@
 //! `Silent`.
 
 mod events;
-mod surplus;
+mod news;
 mod sync;
 
 use std::io;
@@ -27,9 +27,10 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
-use self::surplus::Surplus;
+use super::buffer::with_buffer;
 use super::handle::{CallError, Pending, Vm, Work};
 use super::link::LinkState;
+use super::surplus::Surplus;
 use super::timer::Timer;
 use crate::config::Mode;
 
@@ -66,6 +67,10 @@ pub(super) struct Session<'a> {
     timer: Timer,
     /// A sync was answered on this connection.
     pub(super) was_up: bool,
+    /// What is known of the guest may be of one that is not there any more.
+    unsure: bool,
+    /// The guest was paused when it was last looked at.
+    held: bool,
     idle_since: Instant,
     synced_last: Instant,
     settle_at: Option<Instant>,
@@ -123,6 +128,8 @@ impl<'a> Session<'a> {
             refresh,
             timer: Timer::default(),
             was_up: false,
+            unsure: true,
+            held: false,
             idle_since: now,
             synced_last: now,
             settle_at: None,
@@ -160,7 +167,7 @@ impl<'a> Session<'a> {
     }
 
     async fn serve(&mut self) -> io::Result<End> {
-        self.start_sync()?;
+        self.begin()?;
         loop {
             if self.vm.is_closed() {
                 return Ok(End::Closed);
@@ -168,6 +175,9 @@ impl<'a> Session<'a> {
             let now = Instant::now();
             self.client.handle_timeout(now.into_std());
             self.take_events(now)?;
+            if let Some(end) = self.take_news(now)? {
+                return Ok(end);
+            }
             self.time_sync(now)?;
             self.settle_doubt()?;
             self.send_due(now)?;
@@ -188,7 +198,7 @@ impl<'a> Session<'a> {
 
     /// Waits for something to do, and reads what came. False at the end of the stream.
     async fn wait(&mut self, idle_until: Option<Instant>) -> io::Result<bool> {
-        let due = [self.next_sync_step(), self.next_expiry(), idle_until, self.settle_at];
+        let due = [self.next_sync_step(), self.next_expiry(), idle_until];
         let client = self.client.next_deadline().map(Instant::from_std);
         self.timer.arm(due.into_iter().chain([client]).flatten().min());
         let output = !self.client.output().is_empty();
@@ -246,6 +256,9 @@ impl<'a> Session<'a> {
 
     /// Sends what is due and may be sent.
     fn send_due(&mut self, now: Instant) -> io::Result<()> {
+        if self.held {
+            return Ok(());
+        }
         self.send_wants(now);
         loop {
             let pending = {
@@ -319,7 +332,7 @@ impl<'a> Session<'a> {
         let over = queue.take_if(|pending| self.expiry(pending) <= now);
         drop(queue);
         for pending in over {
-            if matches!(self.stage, Stage::Up) {
+            if matches!(self.stage, Stage::Up) && !self.held {
                 pending.timed_out(false);
             } else {
                 pending.answer(Err(CallError::Unavailable { link: self.vm.link.status() }));
@@ -334,6 +347,7 @@ impl<'a> Session<'a> {
     /// Until when a call may wait in the queue as things stand.
     fn expiry(&self, pending: &Pending) -> Instant {
         match self.stage {
+            _ if self.held => pending.submitted,
             Stage::Up => pending.deadline,
             Stage::Silent { .. } => pending.submitted,
             Stage::Syncing { since, .. } => {
@@ -349,6 +363,8 @@ impl<'a> Session<'a> {
             return None;
         }
         match self.stage {
+            // Nobody can be told anything, and others may want the socket.
+            _ if self.held && self.calls.is_empty() => Some(now),
             // Waiting in the listener's queue keeps others out of it.
             Stage::Silent { .. } if self.vm.link.state() == LinkState::Busy => Some(now),
             Stage::Syncing { .. } => None,
@@ -363,14 +379,4 @@ impl<'a> Session<'a> {
     fn is_frozen(&self) -> bool {
         self.vm.link.state() == LinkState::Frozen
     }
-}
-
-/// One buffer per thread: ten thousand idle connections hold none.
-fn with_buffer<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
-    use std::cell::RefCell;
-    thread_local! {
-        static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
-    }
-    // Not reentrant: `read` never comes back here.
-    BUFFER.with_borrow_mut(|buffer| read(buffer))
 }

@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Channel, OpenError};
+use crate::completions::Completions;
 use crate::config::ChannelConfig;
 use crate::log;
-use crate::worker::{Completions, Reply};
+use crate::worker::Reply;
 
 /// The pause between two attempts; qemu-ga's.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(5);

@@ -22,7 +22,8 @@ impl Command for GuestFstrim {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TrimReport {
-    /// One entry per filesystem.
+    /// One entry per filesystem; agents before 2.4 say nothing.
+    #[serde(default)]
     pub paths: Vec<TrimResult>,
 }
 

@@ -25,6 +25,10 @@ pub const MAX_NESTING: i32 = 1024;
 const STRAY_SHOWN: usize = 128;
 /// What a buffer may keep between texts.
 const KEPT: usize = 64 << 10;
+/// Texts from this size on are moved out of the buffer, smaller ones copied.
+const LARGE: usize = KEPT / 4;
+/// The most that is reserved at once because the last large text was as large.
+const MOST_RESERVED: usize = 2 << 20;
 
 /// Bytes that are no JSON text, in qemu-ga's words; answered with `GenericError`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +56,8 @@ pub struct Deframer {
     state: State,
     /// The tokens' bytes, without the white space between them.
     bytes: Vec<u8>,
+    /// Size of the last large text: the next one mostly has the same.
+    last_large: usize,
     tokens: Vec<Token>,
     token_start: usize,
     /// The string under way is ASCII without escapes so far.
@@ -78,6 +84,7 @@ impl Deframer {
         Self {
             state: State::Start,
             bytes: Vec::new(),
+            last_large: 0,
             tokens: Vec::new(),
             token_start: 0,
             plain: true,
@@ -169,9 +176,14 @@ impl Deframer {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        if !self.swallowing {
-            self.bytes.extend_from_slice(bytes);
+        if self.swallowing {
+            return;
         }
+        let needed = self.bytes.len() + bytes.len();
+        if needed > self.bytes.capacity() && needed > LARGE {
+            self.bytes.reserve(self.last_large.max(needed) - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// A token's last byte is in; perhaps a text's.
@@ -248,7 +260,8 @@ impl Deframer {
     /// The text's bytes: moved out when large, copied when small, so that neither a chunk of
     /// a file is copied nor a ping's answer waits for an allocation of 64 KiB.
     fn take_bytes(&mut self) -> Vec<u8> {
-        if self.bytes.len() > KEPT / 4 {
+        if self.bytes.len() > LARGE {
+            self.last_large = self.bytes.len().min(MOST_RESERVED);
             std::mem::take(&mut self.bytes)
         } else {
             self.bytes.clone()

@@ -6,7 +6,7 @@ use qga_proto::command::{CommandInfo, Right};
 
 use super::{Code, Outcome, Problem, printable};
 use crate::api::vms::LinkBody;
-use crate::vm::{CallError, FreezeError, LinkState, LinkStatus, VmHandle, VmId};
+use crate::vm::{CallError, FreezeError, LeaseId, LinkState, LinkStatus, VmHandle, VmId};
 
 /// The problem of a call that failed. `frozen`: a freeze lease is active on the VM.
 pub(crate) fn call_failed(
@@ -75,7 +75,7 @@ pub(crate) fn call_failed(
         )
         .outcome(Outcome::Unknown, harmless),
         CallError::Agent(error) => agent_error(vm, info, frozen, &error),
-        CallError::Unsupported => unsupported(vm, info),
+        CallError::Unsupported => unsupported(vm, info.name),
     };
     problem.vm(id).command(info.name)
 }
@@ -92,9 +92,13 @@ const fn unknown_outcome(harmless: bool) -> &'static str {
 fn unavailable(vm: &VmHandle, link: &LinkStatus) -> Problem {
     let id = vm.id();
     if link.state == LinkState::Paused {
+        let why = link.reason.as_deref().map(printable).unwrap_or_default();
         return Problem::new(
             Code::VmPaused,
-            format!("VM \"{id}\" is paused, so nothing in it can answer. Nothing was sent."),
+            format!(
+                "VM \"{id}\" does not run ({why}), so nothing in it can answer. Nothing was sent; \
+                 let it run again first."
+            ),
         )
         .outcome(Outcome::NotSent, true)
         .link(link.clone().into());
@@ -131,19 +135,12 @@ fn agent_error(vm: &VmHandle, info: &CommandInfo, frozen: bool, error: &QgaError
         let frozen =
             frozen || vm.link().state == LinkState::Frozen || error.desc.contains("frozen");
         if frozen && !info.allowed_while_frozen {
-            Problem::new(
-                Code::VmFrozen,
-                format!(
-                    "VM \"{id}\" is frozen, and its agent runs {} only when thawed.",
-                    info.name
-                ),
-            )
-            .outcome(Outcome::Failed, true)
+            self::frozen(vm, info.name, None).outcome(Outcome::Failed, true)
         } else {
             disabled(vm, info.name).outcome(Outcome::Failed, false)
         }
     } else if error.is_not_found() {
-        unsupported(vm, info)
+        unsupported(vm, info.name)
     } else if is_unknown_option(error) {
         Problem::new(
             Code::CommandUnsupported,
@@ -168,7 +165,21 @@ fn agent_error(vm: &VmHandle, info: &CommandInfo, frozen: bool, error: &QgaError
     problem.guest_said(error.class.as_str(), &error.desc)
 }
 
-fn disabled(vm: &VmHandle, command: &str) -> Problem {
+/// The guest does not run this now. `lease`: whose freeze it is.
+pub(crate) fn frozen(vm: &VmHandle, command: &str, lease: Option<LeaseId>) -> Problem {
+    let id = vm.id();
+    let by = lease.as_ref().map(|lease| format!(" by lease {lease}")).unwrap_or_default();
+    let problem = Problem::new(
+        Code::VmFrozen,
+        format!("VM \"{id}\" is frozen{by}, and its agent runs {command} only when thawed."),
+    );
+    match lease {
+        Some(lease) => problem.lease(lease),
+        None => problem,
+    }
+}
+
+pub(crate) fn disabled(vm: &VmHandle, command: &str) -> Problem {
     // Since 9.1 an agent does not list what its system does not have (qga-facts.md 2.1).
     let old = vm.capabilities().is_some_and(|agent| agent.before(9, 1));
     let or = if old {
@@ -186,12 +197,12 @@ fn disabled(vm: &VmHandle, command: &str) -> Problem {
     )
 }
 
-fn unsupported(vm: &VmHandle, info: &CommandInfo) -> Problem {
+pub(crate) fn unsupported(vm: &VmHandle, command: &str) -> Problem {
     let version = vm.capabilities().map(|c| printable(&c.version));
     let which = version.map(|v| format!(" (version {v})")).unwrap_or_default();
     Problem::new(
         Code::CommandUnsupported,
-        format!("The guest agent of VM \"{}\"{which} has no command {}.", vm.id(), info.name),
+        format!("The guest agent of VM \"{}\"{which} has no command {command}.", vm.id()),
     )
     .outcome(Outcome::Failed, false)
 }

@@ -111,6 +111,10 @@ impl Problem {
         Self::bad_request(format!("Member \"{name}\": {why}."))
     }
 
+    pub(crate) fn code(&self) -> Code {
+        self.0.code
+    }
+
     pub(crate) fn vm(mut self, id: &crate::vm::VmId) -> Self {
         self.0.vm_id = Some(id.to_string());
         self

@@ -39,6 +39,14 @@ kinds! {
     VmAdded = "vm.added",
     /// A VM is not known any more.
     VmRemoved = "vm.removed",
+    /// Another process is behind a VM's socket: it was started afresh, or replaced.
+    VmReplaced = "vm.replaced",
+    /// QMP says that the guest was reset.
+    VmReset = "vm.reset",
+    /// QMP says that the guest was shut down.
+    VmShutdown = "vm.shutdown",
+    /// QMP says that the guest's kernel has panicked.
+    VmPanicked = "vm.panicked",
     /// The link to a VM's agent is in another state.
     LinkChanged = "link.changed",
     /// A lease holds its VM frozen.

@@ -49,7 +49,7 @@ impl Session<'_> {
     }
 
     fn synced(&mut self, now: Instant) {
-        let unsure = !self.was_up || matches!(self.stage, Stage::Silent { .. });
+        let unsure = std::mem::take(&mut self.unsure) || matches!(self.stage, Stage::Silent { .. });
         self.stage = Stage::Up;
         self.was_up = true;
         self.doubting = false;
@@ -171,7 +171,7 @@ impl Session<'_> {
             Err(ReplyError::TimedOut) => {
                 self.vm.counters.timeouts.add(1);
                 if std::mem::take(&mut self.doubting) {
-                    self.vm.disrupted();
+                    self.vm.disrupted("a command was not answered, nor the sync behind it");
                 }
                 self.surplus.late = self.surplus.late.max(*reply_cap);
                 let name = info.name;
@@ -223,7 +223,7 @@ impl Session<'_> {
         }
     }
 
-    fn enter(&self, state: LinkState, reason: Option<&str>) {
+    pub(super) fn enter(&self, state: LinkState, reason: Option<&str>) {
         self.vm.enter(state, reason.map(Into::into));
     }
 }

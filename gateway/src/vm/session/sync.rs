@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{Session, Stage};
 use crate::vm::link::LinkState;
+use crate::vm::signs::Sign;
 use crate::vm::sock_diag;
 
 /// When to ask the kernel whether a connection was accepted at all. QEMU does it within a
@@ -46,7 +47,11 @@ impl Session<'_> {
     /// Sends a sync behind calls that somebody doubts will be answered.
     pub(super) fn settle_doubt(&mut self) -> io::Result<()> {
         // In any other stage a sync is out already.
-        if self.vm.take_doubt() && matches!(self.stage, Stage::Up) && self.client.in_flight() > 0 {
+        if !self.held
+            && self.vm.take_doubt()
+            && matches!(self.stage, Stage::Up)
+            && self.client.in_flight() > 0
+        {
             self.doubting = true;
             self.start_sync()?;
         }
@@ -54,15 +59,20 @@ impl Session<'_> {
     }
 
     pub(super) fn next_sync_step(&self) -> Option<Instant> {
-        match self.stage {
+        let step = match self.stage {
+            _ if self.held => return None,
             Stage::Up => None,
             Stage::Syncing { until, look, .. } => Some(look.unwrap_or(until).min(until)),
             Stage::Silent { again, .. } => Some(again),
-        }
+        };
+        step.into_iter().chain(self.settle_at).min()
     }
 
     /// Draws the conclusions from a sync that has not been answered so far.
     pub(super) fn time_sync(&mut self, now: Instant) -> io::Result<()> {
+        if self.is_held(now) {
+            return Ok(());
+        }
         if self.settle_at.is_some_and(|at| at <= now) {
             self.settle_at = None;
             if matches!(self.stage, Stage::Up) {
@@ -96,12 +106,38 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Whether the guest is paused: then its silence means nothing. Once it is not, it gets the
+    /// time anew that a pause took.
+    fn is_held(&mut self, now: Instant) -> bool {
+        let before = std::mem::replace(&mut self.held, self.vm.link.is_paused());
+        if before && !self.held {
+            match &mut self.stage {
+                Stage::Up => {}
+                Stage::Syncing { since, until, .. } => {
+                    (*since, *until) = (now, now + self.vm.settings.limits.sync);
+                }
+                Stage::Silent { again, .. } => *again = now,
+            }
+        }
+        self.held
+    }
+
+    /// Tries a silent agent now.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        if let Stage::Silent { again, .. } = &mut self.stage {
+            *again = now;
+        }
+    }
+
     /// Says why there is no answer, and when to try again.
-    fn silent(&mut self, now: Instant, pause: Duration) {
+    pub(super) fn silent(&mut self, now: Instant, pause: Duration) {
         let limits = &self.vm.settings.limits;
         let (state, reason) = match sock_diag::far_end(&self.stream) {
             Ok(end) if !end.accepted => {
                 (LinkState::Busy, "another client holds the socket".to_owned())
+            }
+            _ if self.vm.signs.port_is_closed() => {
+                (LinkState::Silent, Sign::PortClosed.text().to_owned())
             }
             Ok(end) if end.unread => {
                 let reason =
@@ -128,7 +164,7 @@ impl Session<'_> {
             self.vm.counters.syncs_failed.add(1);
             // An agent that is busy with what it was told leaves no sign of a reset.
             if !self.doubting {
-                self.vm.disrupted();
+                self.vm.disrupted("the agent fell silent");
             }
             self.idle_since = now;
             self.fall_silent();

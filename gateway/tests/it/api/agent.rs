@@ -22,6 +22,8 @@ use tokio::sync::Notify;
 pub(crate) enum Quirk {
     /// Answers with this.
     Value(Value),
+    /// Does the next of these each time, and the last for ever.
+    Turns(Vec<Self>),
     /// Fails.
     Error(QgaError),
     /// Reads it and says nothing.
@@ -36,6 +38,13 @@ pub(crate) enum Quirk {
     Held,
 }
 
+impl Quirk {
+    /// Answers with these in turn.
+    pub(crate) fn values(values: impl IntoIterator<Item = Value>) -> Self {
+        Self::Turns(values.into_iter().map(Self::Value).collect())
+    }
+}
+
 /// Cheap to clone; tells what it was asked.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Agent(Arc<State>);
@@ -45,6 +54,7 @@ struct State {
     quirks: Mutex<HashMap<&'static str, Quirk>>,
     frozen: AtomicBool,
     asked: Mutex<Vec<&'static str>>,
+    received: Mutex<Vec<Value>>,
     released: Notify,
 }
 
@@ -77,6 +87,13 @@ impl Agent {
         self.0.asked.lock().unwrap().iter().filter(|asked| **asked == command).count()
     }
 
+    /// The arguments of each time that it was asked for a command.
+    pub(crate) fn arguments(&self, command: &str) -> Vec<Value> {
+        let received = self.0.received.lock().unwrap();
+        let of = received.iter().filter(|request| request["execute"] == command);
+        of.map(|request| request.get("arguments").cloned().unwrap_or_else(|| json!({}))).collect()
+    }
+
     /// Serves one client after the other, as a QEMU chardev does.
     pub(crate) fn listen(&self, socket: &Path) {
         let listener = UnixListener::bind(socket).unwrap();
@@ -91,17 +108,27 @@ impl Agent {
     async fn serve(&self, mut stream: UnixStream) -> std::io::Result<()> {
         let mut server = Server::new();
         let mut buffer = vec![0; 1 << 16];
+        let mut line = Vec::new();
         loop {
             let count = stream.read(&mut buffer).await?;
             if count == 0 {
                 return Ok(());
             }
             server.feed(&buffer[..count]);
+            line.extend_from_slice(&buffer[..count]);
+            while let Some(end) = line.iter().position(|byte| [b'\n', 0xFF].contains(byte)) {
+                let request: Vec<u8> = line.drain(..=end).collect();
+                self.0.received.lock().unwrap().extend(serde_json::from_slice(&request));
+            }
             while let Some(Job { ticket, info, request }) =
                 server.poll(Instant::now(), &mut |_| true)
             {
                 self.0.asked.lock().unwrap().push(info.name);
-                let quirk = self.0.quirks.lock().unwrap().get(info.name).cloned();
+                let quirk = match self.0.quirks.lock().unwrap().get_mut(info.name) {
+                    Some(Quirk::Turns(turns)) if turns.len() > 1 => Some(turns.remove(0)),
+                    Some(Quirk::Turns(turns)) => turns.first().cloned(),
+                    quirk => quirk.cloned(),
+                };
                 let twice = matches!(quirk, Some(Quirk::Twice));
                 if matches!(quirk, Some(Quirk::Held)) {
                     self.0.released.notified().await;
@@ -110,6 +137,7 @@ impl Agent {
                     None | Some(Quirk::Twice | Quirk::Held) => {
                         self.behave(info.name, info.allowed_while_frozen, &request)
                     }
+                    Some(Quirk::Turns(_)) => unreachable!("one of them was taken above"),
                     Some(Quirk::Value(value)) => Outcome::value(&value),
                     Some(Quirk::Error(error)) => Outcome::Error(error),
                     Some(Quirk::Never) => continue,

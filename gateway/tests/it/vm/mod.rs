@@ -10,6 +10,7 @@ mod memory;
 mod modes;
 mod old_agent;
 pub(crate) mod qemu_ga;
+mod qmp;
 mod thaws;
 
 use std::path::Path;

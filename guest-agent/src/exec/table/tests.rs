@@ -5,7 +5,7 @@ use qga_proto::command::{CaptureOutput, GuestExec};
 use rustix::process::Pid;
 
 use super::*;
-use crate::worker::Completions;
+use crate::completions::Completions;
 use crate::worker::tests::{job, next};
 
 struct Bench {

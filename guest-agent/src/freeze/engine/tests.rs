@@ -10,11 +10,11 @@ use std::sync::{Condvar, Mutex};
 use qga_proto::command::{FreezeState, FsfreezeReport, LeasedFreeze, LeasedThaw, ThawResult};
 
 use super::*;
+use crate::completions::Completions;
 use crate::freeze::kernel::Frozen;
 use crate::freeze::mounts::{Mounts, Target};
 use crate::freeze::order::{By, Lease, Term};
 use crate::freeze::report::Identity;
-use crate::worker::Completions;
 use crate::worker::tests::{job, next};
 
 /// `/a`, `/b`, `/c`, in mount order.

@@ -1,4 +1,4 @@
-//! What a guest sends without being asked, and when it is too much.
+//! What a peer sends without being asked, and when it is too much.
 
 use tokio::time::Instant;
 
@@ -48,7 +48,7 @@ impl Surplus {
 
     pub(super) fn verdict(&self) -> Option<String> {
         (self.bytes > SURPLUS_BYTES + self.late)
-            .then(|| "the guest sends more than anybody asked for".to_owned())
+            .then(|| "the other end sends more than anybody asked for".to_owned())
     }
 }
 

@@ -1,0 +1,127 @@
+//! `/vms/{id}/commands/{name}`: any command that an agent offers, as it is.
+
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use qga_proto::command::{CommandInfo, Right, any_command_info};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::call_timeout::CallTimeout;
+use super::caller::{Caller, Vm};
+use super::document::CALL_PROBLEMS;
+use super::error::{Code, Outcome, Problem, guest, printable};
+use super::extract::{Json, Path};
+use super::strict::StrictObject;
+use crate::vm::foreign;
+
+/// Room for what agents take in one message.
+const MAX_COMMAND_BODY: usize = 68 << 20;
+
+/// The name in the path; a struct, so that what is wrong is told by its name.
+#[derive(Debug, Deserialize)]
+pub(super) struct CommandPath {
+    id: String,
+    name: String,
+}
+
+/// A command's arguments, as the agent takes them.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"arguments": {"path": "/etc/hostname", "mode": "r"}}))]
+pub(super) struct CommandRequest {
+    /// None if absent.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    arguments: StrictObject,
+}
+
+/// What the agent answered.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CommandAnswer, example = json!({"return": 1000}))]
+pub(super) struct CommandBody {
+    /// The guest's own words: what it says here was not looked at.
+    #[serde(rename = "return")]
+    value: serde_json::Value,
+}
+
+/// Send any command
+///
+/// Whatever the guest's agent offers, with the answer as it came: for commands and members that this
+/// API does not have. Commands that the agent's list does not name are not sent. Freezing, thawing
+/// and syncing have owners in the gateway and are refused here; the problem names their path. So
+/// are names of more than 64 characters or with others than `a-z 0-9 _ -`. A command that is not
+/// answered on success answers `{"return": {}}`.
+#[utoipa::path(
+    post,
+    path = "/vms/{id}/commands/{name}",
+    tag = "guest",
+    params(
+        ("id" = String, Path, description = "The VM.", example = "web-1"),
+        ("name" = String, Path, description = "The command.", example = "guest-file-open"),
+        CallTimeout,
+    ),
+    request_body = CommandRequest,
+    responses((status = 200, description = "The agent's answer.", body = CommandBody)),
+    extensions(
+        ("x-qga-right" = json!(Right::Raw)),
+        ("x-qga-command" = json!("the one named")),
+        ("x-qga-problems" = json!(CALL_PROBLEMS)),
+    )
+)]
+pub(super) async fn send_command(
+    caller: Caller,
+    Path(CommandPath { id, name }): Path<CommandPath>,
+    timeout: CallTimeout,
+    Json(request): Json<CommandRequest, MAX_COMMAND_BODY>,
+) -> Result<Response, Problem> {
+    let vm = caller.vm(&id, Right::Raw)?.within(timeout);
+    refuse_owned(&id, &name)?;
+    let info = facts(&vm, &name).await?;
+    vm.admit(info).await?;
+    caller.sends(info.name);
+    let reply = vm.handle.call_raw(info, request.arguments.text(), vm.options(info)).await;
+    let reply = reply.map_err(|error| vm.failed(info, error))?;
+    let value = reply.as_ref().map_or(&b"{}"[..], |text| text.json());
+    let body = [b"{\"return\":", value, b"}"].concat();
+    let json = HeaderValue::from_static("application/json");
+    Ok(([(header::CONTENT_TYPE, json)], body).into_response())
+}
+
+/// What others in the gateway own, and with which it could be got round their bounds.
+fn refuse_owned(id: &str, name: &str) -> Result<(), Problem> {
+    let instead = match name {
+        "guest-sync" | "guest-sync-delimited" => format!("POST /vms/{id}/sync"),
+        "guest-fsfreeze-freeze" | "guest-fsfreeze-freeze-list" => {
+            format!("POST /vms/{id}/fsfreeze")
+        }
+        "guest-fsfreeze-thaw" => format!("DELETE /vms/{id}/fsfreeze"),
+        name if name.starts_with("x-guest-fsfreeze-") => {
+            format!("GET, POST, PATCH or DELETE /vms/{id}/fsfreeze")
+        }
+        _ => return Ok(()),
+    };
+    Err(Problem::new(
+        Code::Forbidden,
+        format!(
+            "{name} is not sent as it is, because the gateway keeps account of it: use {instead}. \
+             Nothing was sent."
+        ),
+    )
+    .outcome(Outcome::NotSent, false))
+}
+
+/// The facts of a command: from the tables, or for one that only the agent knows, from its list.
+async fn facts(vm: &Vm, name: &str) -> Result<&'static CommandInfo, Problem> {
+    if let Some(info) = any_command_info(name) {
+        return Ok(info);
+    }
+    let named = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b);
+    let sane = (1..=64).contains(&name.len()) && name.bytes().all(named);
+    let listed = if sane { vm.listed(name).await? } else { None };
+    let info =
+        listed.and_then(|command| foreign(&command.name, command.success_response.unwrap_or(true)));
+    info.ok_or_else(|| {
+        let unsupported = guest::unsupported(&vm.handle, &printable(name));
+        unsupported.outcome(Outcome::NotSent, false).vm(vm.handle.id())
+    })
+}
