@@ -53,16 +53,29 @@ impl Gateway {
         }
         let vms: Vec<_> =
             vms.iter().map(|(id, socket)| ((*id).to_owned(), socket.clone())).collect();
-        Self::start_with(program, dir, &listen, &vms, Vec::new())
+        Self::start_with(program, dir, &listen, &vms)
     }
 
     /// As [`Gateway::start`]; `config` goes on where the table `[listen]` has begun, and may begin
-    /// others. With a `wrapper`, that program is started and must run what comes behind its own
-    /// arguments in its own place.
+    /// others.
     ///
     /// # Errors
     /// As [`Gateway::start`].
     pub fn start_with(
+        program: &Path,
+        dir: &Path,
+        config: &str,
+        vms: &[(String, PathBuf)],
+    ) -> Result<Self> {
+        Self::start_wrapped(program, dir, config, vms, Vec::new())
+    }
+
+    /// As [`Gateway::start_with`]; the program `wrapper` is started and must run what comes behind
+    /// its own arguments in its own place.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub fn start_wrapped(
         program: &Path,
         dir: &Path,
         config: &str,

@@ -41,12 +41,9 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    /// Three filesystems, one of which cannot freeze.
+    /// Two filesystems.
     pub fn new(mode: Mode) -> Self {
-        let filesystems =
-            [("/", Kind::Freezes), ("/boot/efi", Kind::Unsupported), ("/srv", Kind::Freezes)]
-                .map(|(mountpoint, kind)| (mountpoint.to_owned(), kind))
-                .to_vec();
+        let filesystems = ["/", "/srv"].map(|path| (path.to_owned(), Kind::Freezes)).to_vec();
         Self { mode, filesystems, seed: 0, clock: Clock::default(), frozen: false, listener: None }
     }
 }
@@ -155,6 +152,16 @@ impl Machine {
     /// How long commands take from now on; what was said last of a command counts.
     pub fn latency(&self, commands: Commands, latency: Latency) {
         self.state().script.latency(commands, latency);
+    }
+
+    /// Begins [`Machine::slowest`] anew.
+    pub fn forget_slowest(&self) {
+        self.state().script.forget_slowest();
+    }
+
+    /// The longest that a command has been made to take so far.
+    pub fn slowest(&self) -> Duration {
+        self.state().script.slowest()
     }
 
     /// What happens to commands from now on.

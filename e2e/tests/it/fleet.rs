@@ -20,8 +20,11 @@ pub(crate) fn listener() -> PathBuf {
     env!("CARGO_BIN_EXE_qga-fleet").into()
 }
 
-/// The gateway that was built beside this test's programs.
+/// The gateway that `QGA_E2E_GATEWAY` names, or was built beside this test's programs.
 pub(crate) fn gateway_program() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("QGA_E2E_GATEWAY") {
+        return Some(named.into());
+    }
     let built = Path::new(env!("CARGO_BIN_EXE_qga-fleet")).with_file_name("qga-gateway");
     if !built.is_file() {
         missing(&format!("no {}; run cargo build -p qga-gateway", built.display()));
@@ -50,7 +53,7 @@ impl Host {
         let machines = machines(&fleet);
         let vms: Vec<_> =
             machines.iter().map(|machine| (id(machine), machine.socket().to_owned())).collect();
-        let gateway = Gateway::start_with(program, dir.path(), config, &vms, Vec::new()).unwrap();
+        let gateway = Gateway::start_with(program, dir.path(), config, &vms).unwrap();
         (Self { gateway, fleet, _dir: dir }, machines)
     }
 

@@ -129,7 +129,7 @@ fn start(
         vms.push((id, guest.socket().to_owned()));
         hostile.push(guest);
     }
-    let gateway = Gateway::start_with(program, dir.path(), CONFIG, &vms, Vec::new()).unwrap();
+    let gateway = Gateway::start_with(program, dir.path(), CONFIG, &vms).unwrap();
     (Host { gateway, fleet, _dir: dir }, machines)
 }
 

@@ -12,6 +12,7 @@ mod bare_http;
 mod contestant;
 mod core;
 mod file;
+mod fleet;
 mod footprint;
 mod gateway;
 mod http;
@@ -52,6 +53,9 @@ struct Arguments {
     /// The gateway; as built for release unless told.
     #[arg(long, value_name = "PROGRAM")]
     gateway: Option<PathBuf>,
+    /// Only this table: `agents`, `gateway` or `fleet`.
+    #[arg(long, value_name = "TABLE")]
+    only: Option<String>,
     #[command(subcommand)]
     role: Option<Role>,
 }
@@ -91,13 +95,18 @@ fn bench(arguments: Arguments) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("qga-bench-").tempdir_in(&place)?;
     interrupt::removes(dir.path().to_owned())?;
     let gateway = gateway::find(arguments.gateway, &target);
-    let report = Report {
-        circumstances: circumstances(&place, effort),
-        tables: vec![
-            agents(arguments.agent, &target, dir.path(), effort),
-            gateway::table(&gateway, &dir.path().join("gateway"), effort),
-        ],
-    };
+    let wanted = |table: &str| arguments.only.as_deref().is_none_or(|only| only == table);
+    let mut tables = Vec::new();
+    if wanted("agents") {
+        tables.push(agents(arguments.agent, &target, dir.path(), effort));
+    }
+    if wanted("gateway") {
+        tables.push(gateway::table(&gateway, &dir.path().join("gateway"), effort));
+    }
+    if wanted("fleet") {
+        tables.push(fleet::table(&gateway, &dir.path().join("fleet"), effort));
+    }
+    let report = Report { circumstances: circumstances(&place, effort), tables };
     dir.close()?;
     report.print();
     if let Some(file) = arguments.json {

@@ -66,7 +66,7 @@ impl Bed {
         fs::create_dir(&state).unwrap();
         let wrapper = if small_disk { disk_of_its_own(&state) } else { Vec::new() };
         let gateway =
-            Gateway::start_with(program, dir.path(), CONFIG, &vms, wrapper).expect("a gateway");
+            Gateway::start_wrapped(program, dir.path(), CONFIG, &vms, wrapper).expect("a gateway");
         let bed = Self {
             gateway: Mutex::new(gateway),
             machines,

@@ -24,6 +24,8 @@ pub(super) struct Fate {
     pub(super) wrong: Vec<String>,
     /// A word for the table.
     pub(super) outcome: String,
+    /// How each lease ended.
+    pub(super) ends: Vec<String>,
 }
 
 /// Waits until all is over, and looks whether it came out right.
@@ -33,7 +35,11 @@ pub(super) fn fate(bed: &Bed, seen: &Seen) -> Fate {
     let most = most + *bed.down.lock().unwrap();
     for machine in &bed.machines {
         let name = id(machine);
-        let thawed = machine.until("thawed", SETTLED, |truth| truth.frozen.is_none().then_some(()));
+        // What somebody inside has frozen is theirs.
+        let theirs = |episode: &Episode| episode.by == By::Inside;
+        let thawed = machine.until("thawed", SETTLED, |truth| {
+            truth.frozen.as_ref().is_none_or(theirs).then_some(())
+        });
         if thawed.is_err() {
             wrong.push(format!("{name} stays frozen"));
         }
@@ -68,7 +74,7 @@ pub(super) fn fate(bed: &Bed, seen: &Seen) -> Fate {
     for stranger in bed.strangers.lock().unwrap().iter() {
         wrong.extend(touched(stranger));
     }
-    Fate { wrong, outcome: outcome(&leases, seen) }
+    Fate { wrong, outcome: outcome(&leases, seen), ends: leases.iter().map(end).collect() }
 }
 
 fn leases(list: &Value) -> Vec<Value> {
@@ -127,16 +133,26 @@ fn false_verdict(
     if member["verdict"] != "held" {
         return None;
     }
+    if truth.generation == 0 {
+        return Some(format!("held, which a stock agent cannot show: {lease}"));
+    }
+    let id = lease["id"].as_str().unwrap_or_default();
     let lie = |why: &str| Some(format!("held, but {why}: {lease}; {:?}", truth.past));
+    let of_lease = |episode: &&Episode| matches!(&episode.by, By::Command { lease: Some(lease), .. } if lease == id);
+    let mut episodes = truth.past.iter().chain(&truth.frozen).filter(of_lease);
+    let (Some(episode), None) = (episodes.next(), episodes.next()) else {
+        return lie("the guest was not frozen for it just once");
+    };
+    if !matches!(episode.ended, Some(Ended::Command { .. })) {
+        return lie("nobody from outside thawed it");
+    }
+    // The orchestrator's own window, where it has seen one.
     let at_frozen = seen.at_frozen.get(number)?;
     let Some(begun) = at_frozen.frozen.as_ref() else {
         return lie("the guest was thawed when the freeze was answered");
     };
-    let Some(episode) = truth.past.iter().find(|past| past.since == begun.since) else {
-        return lie("the freeze never ended");
-    };
-    if !matches!(episode.ended, Some(Ended::Command { .. })) {
-        return lie("the gateway did not thaw it");
+    if begun.since != episode.since {
+        return lie("it was another freeze that was answered");
     }
     if let Some(at_thaw) = seen.at_thaw.get(number)
         && at_thaw.writes(&[]) != at_frozen.writes(&[])
@@ -159,6 +175,10 @@ fn outcome(leases: &[Value], seen: &Seen) -> String {
         let code = seen.frozen.as_ref().map_or("no answer", |reply| reply.code());
         return format!("no lease: {code}");
     };
+    end(lease)
+}
+
+fn end(lease: &Value) -> String {
     let word = |name: &str| lease[name].as_str().unwrap_or("none").to_owned();
     format!("{}, {}", word("verdict"), word("thaw_cause"))
 }

@@ -70,8 +70,7 @@ impl<'scope> Orchestrator<'scope> {
 
 fn work(bed: &Bed, rest: &Rest, case: Case, held: &Sender<()>, go_on: &Receiver<()>) -> Seen {
     let truths = || bed.machines.iter().map(qga_e2e::sim::Machine::truth).collect();
-    let mut seen = Seen::default();
-    seen.frozen = if case.point.is_group() {
+    let frozen = if case.point.is_group() {
         let vms: Vec<String> = bed.machines.iter().map(id).collect();
         let body = json!({
             "vms": vms, "ttl_seconds": TTL, "freeze_timeout_seconds": FREEZE_TIMEOUT,
@@ -84,7 +83,7 @@ fn work(bed: &Bed, rest: &Rest, case: Case, held: &Sender<()>, go_on: &Receiver<
         });
         rest.post(&format!("/vms/{}/fsfreeze", id(&bed.machines[0])), &body).ok()
     };
-    seen.at_frozen = truths();
+    let mut seen = Seen { frozen, at_frozen: truths(), ..Seen::default() };
     let _ = held.send(());
     let Some(lease) = seen.lease() else { return seen };
     if go_on.recv().is_err() {
