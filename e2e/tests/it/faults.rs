@@ -8,6 +8,7 @@
 mod bed;
 mod case;
 mod check;
+mod clock;
 mod damage;
 mod matrix;
 mod orchestrator;

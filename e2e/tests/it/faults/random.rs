@@ -20,7 +20,7 @@ use super::orchestrator::Seen;
 use crate::fleet::{gateway_program, id};
 
 /// Runs in `make test`.
-const RUNS: u64 = 120;
+const RUNS: u64 = 200;
 const AT_ONCE: usize = 16;
 const MACHINES: usize = 3;
 const STEPS: u64 = 14;
