@@ -21,6 +21,7 @@
 
 mod accel;
 mod assets;
+pub mod bare;
 mod console;
 mod control;
 mod cpio;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::assets::Assets;
+use crate::bare::PORT;
 use crate::console::Console;
 use crate::control::Control;
 use crate::disk::Disk;
@@ -36,6 +37,7 @@ pub struct VmBuilder {
     dir: PathBuf,
     agent: GuestAgent,
     programs: Vec<PathBuf>,
+    measured: bool,
 }
 
 impl VmBuilder {
@@ -51,6 +53,13 @@ impl VmBuilder {
         self
     }
 
+    /// For benches: nothing writes to the data disks, what the guest says is not logged, and a
+    /// [`Bare`](crate::bare::Bare) server answers on a port of its own.
+    pub fn measured(mut self) -> Self {
+        self.measured = true;
+        self
+    }
+
     /// Makes the disks, starts QEMU and waits until the guest is up (its agent may need a
     /// moment more).
     ///
@@ -63,7 +72,7 @@ impl VmBuilder {
         for disk in Disk::DATA {
             image::data_disk(disk, &dir)?;
         }
-        let args = qemu_arguments(assets, &dir);
+        let args = qemu_arguments(assets, &dir, self.measured);
         let console = Console::new(dir.join("console.log"));
         let (process, control, qmp, boot_id) = start(&args, &dir, &console)?;
         Ok(Vm { dir, args, console, process, control, qmp, boot_id })
@@ -85,7 +94,12 @@ pub struct Vm {
 impl Vm {
     /// A VM that keeps its disks, sockets and logs in `dir`, which must exist.
     pub fn builder(dir: impl Into<PathBuf>) -> VmBuilder {
-        VmBuilder { dir: dir.into(), agent: GuestAgent::Stock, programs: Vec::new() }
+        VmBuilder {
+            dir: dir.into(),
+            agent: GuestAgent::Stock,
+            programs: Vec::new(),
+            measured: false,
+        }
     }
 
     /// The chardev socket of the agent's port.
@@ -93,11 +107,16 @@ impl Vm {
         self.dir.join("qga.sock")
     }
 
+    /// The chardev socket of the bare server's port, in a VM that is measured.
+    pub fn bare_socket(&self) -> PathBuf {
+        self.dir.join("bare.sock")
+    }
+
     /// How many answers `{"return": {}}` the guest's agent has given since the VM was made, to
     /// clients that have gone too: pings leave no other trace.
     ///
     /// # Errors
-    /// QEMU keeps no log.
+    /// QEMU keeps no log, as in a VM that is measured.
     pub fn empty_answers(&self) -> Result<usize> {
         let log = std::fs::read(self.dir.join("qga.sock.log")).context("the port's log")?;
         Ok(String::from_utf8_lossy(&log).matches("{\"return\": {}}").count())
@@ -226,7 +245,7 @@ fn start(
     Ok((process, control, qmp, boot_id))
 }
 
-fn qemu_arguments(assets: &Assets, dir: &Path) -> Vec<String> {
+fn qemu_arguments(assets: &Assets, dir: &Path, measured: bool) -> Vec<String> {
     let path = |name: &str| dir.join(name).display().to_string();
     let mut args: Vec<String> = Vec::new();
     let mut add = |option: &str, value: String| args.extend([option.to_owned(), value]);
@@ -252,17 +271,15 @@ fn qemu_arguments(assets: &Assets, dir: &Path) -> Vec<String> {
     }
 
     add("-device", "virtio-serial-pci".to_owned());
-    for (id, socket, port) in
-        [("qga", "qga.sock", "org.qemu.guest_agent.0"), ("control", "control.sock", Control::PORT)]
-    {
+    let agents =
+        [("qga", "qga.sock", "org.qemu.guest_agent.0"), ("control", "control.sock", Control::PORT)];
+    let bare = measured.then_some(("bare", "bare.sock", PORT));
+    for (id, socket, port) in agents.into_iter().chain(bare) {
         let socket = path(socket);
         // What the guest says there is kept too, whoever listens.
-        add(
-            "-chardev",
-            format!(
-                "socket,id={id},path={socket},server=on,wait=off,logfile={socket}.log,logappend=on"
-            ),
-        );
+        let log = format!(",logfile={socket}.log,logappend=on");
+        let log = if measured { "" } else { &log };
+        add("-chardev", format!("socket,id={id},path={socket},server=on,wait=off{log}"));
         add("-device", format!("virtserialport,id={id}-port,chardev={id},name={port}"));
     }
 

@@ -1,11 +1,14 @@
 //! The life of the process: listen, serve, and on a stop drain within a bound.
 //!
 //! ```text
+//!                +--+ SIGHUP: read the configuration again
+//!                v  |
 //! listening --> ready --(SIGTERM, SIGINT)--> draining and thawing --> closed
 //!                                               |
 //!                                               +-- grace over: say what is left, and exit
 //! ```
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,31 +20,32 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{self, State};
 use crate::config::{Config, Listen};
+use crate::reload::Reloader;
 use crate::server::{Tcp, Unix, raise_descriptors, serve};
 use crate::vm::{Leases, Registry};
 
 /// Of the time for a stop, the part that requests in hand may use.
 const DRAIN_SHARE: u32 = 3;
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves until SIGTERM or SIGINT, then drains. SIGHUP reads `file` again, which `config` is from.
 ///
 /// # Errors
 ///
 /// If a listener cannot be had.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let stopping = CancellationToken::new();
     let tracker = TaskTracker::new();
     // Before the first of many.
-    raise_descriptors(config.vms.len());
+    raise_descriptors(config.all_vms().len());
     let (unix, tcp) = listen(&config.listen).await?;
     let registry = Registry::start(&config);
     let leases = Leases::new(&registry);
     let front = api::front(State {
         registry: registry.clone(),
         leases: leases.clone(),
-        limits: config.limits.clone(),
         stopping: stopping.clone(),
     });
     tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));
@@ -49,11 +53,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracker.spawn(serve(tcp, front, tracker.clone(), stopping.clone()));
     }
     notify(&[NotifyState::Ready]);
-    let signal = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    let reloader = Reloader::new(file, &config);
+    let signal = loop {
+        tokio::select! {
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+            Some(()) = hangup.recv() => reloader.reload(&registry).await,
+        }
     };
-    let grace = config.limits.shutdown_grace;
+    let grace = registry.limits().shutdown_grace;
     tracing::info!("{signal}: stopping, within {} s", grace.as_secs());
     notify(&[NotifyState::Stopping]);
     stopping.cancel();
@@ -96,7 +104,7 @@ async fn drain(tracker: &TaskTracker, leases: &Leases, grace: Duration) {
 }
 
 /// Tells systemd, if it started us.
-fn notify(state: &[NotifyState<'_>]) {
+pub(crate) fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "systemd cannot be told");
     }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod daemon;
 pub mod principal;
 mod printable;
+mod reload;
 pub mod server;
 pub mod telemetry;
 pub mod vm;

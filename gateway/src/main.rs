@@ -56,14 +56,14 @@ fn execute(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-fn run(config: &Path, format: LogFormat) -> anyhow::Result<()> {
-    let config = Config::load(config)?;
+fn run(file: &Path, format: LogFormat) -> anyhow::Result<()> {
+    let config = Config::load(file)?;
     let _logs = telemetry::init(format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("the runtime cannot start")?;
-    let result = runtime.block_on(daemon::run(config));
+    let result = runtime.block_on(daemon::run(config, file));
     // What is still running has had its grace.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

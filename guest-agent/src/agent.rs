@@ -16,6 +16,7 @@ use crate::channel::reopen::Reopener;
 use crate::completions::Completions;
 use crate::dispatch::Dispatch;
 use crate::freeze::{By, Order, phase::Phase};
+use crate::quiet::Quiet;
 use crate::session::{self, Session, Wants};
 use crate::worker::Reply;
 use crate::{errno, log, sys};
@@ -24,10 +25,8 @@ use crate::{errno, log, sys};
 const SIGNALS: u64 = u64::MAX;
 const COMPLETIONS: u64 = u64::MAX - 1;
 const DEADLINE: u64 = u64::MAX - 2;
+const QUIET: u64 = u64::MAX - 3;
 
-/// After the start and after large messages, memory is given back when it has been quiet for this
-/// long.
-const QUIET: Duration = Duration::from_secs(1);
 /// How long to linger for a file's chunk.
 const MOMENT: Duration = Duration::from_micros(50);
 /// The most chunks that are not lingered for after one that took longer.
@@ -43,7 +42,8 @@ pub(crate) struct Agent {
     dispatch: Dispatch,
     sessions: Vec<Session>,
     reopener: Reopener,
-    give_back_at: Option<Instant>,
+    /// After the start and after large messages, memory is given back.
+    quiet: Quiet,
     /// How many handed-over chunks are to pass before another one is lingered for, of those that
     /// the last failure has cost.
     vain_left: u32,
@@ -69,7 +69,8 @@ impl Agent {
                 reopener.lost(index);
             }
         }
-        let give_back_at = Some(Instant::now() + QUIET);
+        let quiet = Quiet::new()?;
+        epoll::add(&epoll, &quiet, EventData::new_u64(QUIET), flags)?;
         let sessions = channels
             .into_iter()
             .enumerate()
@@ -82,7 +83,7 @@ impl Agent {
             dispatch,
             sessions,
             reopener,
-            give_back_at,
+            quiet,
             vain_left: 0,
             vain: 0,
         })
@@ -108,6 +109,8 @@ impl Agent {
                     // It has done its work by ending the wait.
                     COMPLETIONS => {}
                     DEADLINE => self.dispatch.freezer().tick(),
+                    QUIET if self.quiet.is_reached() => self.give_back_memory(),
+                    QUIET => {}
                     token => {
                         let (index, generation) = session::of_token(token);
                         if let Some(session) = self.sessions.get_mut(index) {
@@ -133,7 +136,9 @@ impl Agent {
                     }
                 }
             }
-            self.give_back_memory();
+            if self.sessions.iter_mut().fold(false, |large, s| s.take_large() | large) {
+                self.quiet.disturb();
+            }
         }
     }
 
@@ -191,25 +196,16 @@ impl Agent {
 
     fn time_to_next_wakeup(&self) -> Option<Duration> {
         let sessions = self.sessions.iter().filter_map(Session::next_wakeup);
-        let next = sessions.chain(self.reopener.next_wakeup()).chain(self.give_back_at).min()?;
+        let next = sessions.chain(self.reopener.next_wakeup()).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
     fn give_back_memory(&mut self) {
-        let mut large = false;
-        for session in &mut self.sessions {
-            large |= session.take_large();
-        }
-        if large {
-            self.give_back_at = Some(Instant::now() + QUIET);
-        } else if self.give_back_at.is_some_and(|at| Instant::now() >= at) {
-            self.give_back_at = None;
-            self.sessions.iter_mut().for_each(Session::shrink);
-            // What was not locked may be needed from a filesystem that is frozen; the freeze
-            // engine does this after the thaw.
-            if self.dispatch.phase() == Phase::Thawed {
-                sys::memory::give_back();
-            }
+        self.sessions.iter_mut().for_each(Session::shrink);
+        // What was not locked may be needed from a filesystem that is frozen; the freeze engine
+        // does this after the thaw.
+        if self.dispatch.phase() == Phase::Thawed {
+            sys::memory::give_back();
         }
     }
 }

@@ -88,14 +88,20 @@ impl Completions {
     /// Waits for something to be added, for no longer than this, and lets other threads run
     /// meanwhile. Cheaper than to sleep and be woken, if it comes soon. Returns whether it came.
     pub(crate) fn linger(&self, at_most: Duration) -> bool {
+        // Where the clock is slow, asking it each time would take longer than what is waited for.
+        const YIELDS: usize = 8;
         let since = Instant::now();
-        while !self.news.load(Ordering::Acquire) {
-            if since.elapsed() >= at_most {
-                return false;
+        loop {
+            for _ in 0..YIELDS {
+                if self.news.load(Ordering::Acquire) {
+                    return true;
+                }
+                thread::yield_now();
             }
-            thread::yield_now();
+            if since.elapsed() >= at_most {
+                return self.news.load(Ordering::Acquire);
+            }
         }
-        true
     }
 
     /// Sleeps until something is added, for no longer than `limit`, and takes it.

@@ -31,6 +31,7 @@ mod options;
 mod os_release;
 mod policy;
 mod processors;
+mod quiet;
 mod session;
 mod start;
 mod state;

@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use qga_e2e::bare::{self, Bare};
 use qga_e2e::{
     Answer, Ask, Control, Disk, GuestLine, HostLine, Progress, RECORD_LENGTH, RunResult,
     encode_record,
@@ -33,9 +34,16 @@ fn main() -> Result<()> {
     let supervisor = Arc::clone(&agent);
     thread::spawn(move || supervisor.supervise(&command));
 
+    let bare = port(bare::PORT);
+    // A guest that is measured does nothing else.
+    let disks = if bare.is_ok() { &[][..] } else { &Disk::DATA };
+    if let Ok(port) = bare {
+        // It ends only with the port.
+        thread::spawn(move || Bare::default().serve(WhileHostless(port)));
+    }
     let writers: Arc<BTreeMap<String, Arc<Writer>>> = Arc::new(
-        Disk::DATA
-            .into_iter()
+        disks
+            .iter()
             .map(|disk| {
                 (disk.name().to_owned(), Writer::start(&disk.mount_point().join("records")))
             })
@@ -46,9 +54,7 @@ fn main() -> Result<()> {
 
 /// Answers on the control port for ever.
 fn serve(agent: &Arc<Agent>, writers: &Arc<BTreeMap<String, Arc<Writer>>>) -> Result<()> {
-    let path = Path::new("/dev/virtio-ports").join(Control::PORT);
-    let port =
-        File::options().read(true).write(true).open(&path).context("opening the control port")?;
+    let port = port(Control::PORT).context("opening the control port")?;
     let out = Arc::new(Mutex::new(port.try_clone()?));
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
     send(&out, &GuestLine { id: 0, answer: Answer::Hello { boot_id } })?;
@@ -66,6 +72,11 @@ fn serve(agent: &Arc<Agent>, writers: &Arc<BTreeMap<String, Arc<Writer>>>) -> Re
             drop(send(&out, &GuestLine { id, answer }));
         });
     }
+}
+
+/// Opens a virtio port by its name.
+fn port(name: &str) -> io::Result<File> {
+    File::options().read(true).write(true).open(Path::new("/dev/virtio-ports").join(name))
 }
 
 fn send(out: &Mutex<File>, line: &GuestLine) -> Result<()> {
@@ -113,6 +124,16 @@ impl Read for WhileHostless {
                 count => return Ok(count),
             }
         }
+    }
+}
+
+impl Write for WhileHostless {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 

@@ -43,6 +43,9 @@ pub struct Filesystem {
     thawed_for: Duration,
     changed: Duration,
     thaws: u64,
+    /// How often it was thawed and frozen again past the agent since that froze it: what the
+    /// counters of its device would show.
+    pub(super) torn: u64,
 }
 
 /// From the first frozen filesystem to the last thawed one.
@@ -115,6 +118,7 @@ impl Guest {
                 thawed_for: Duration::ZERO,
                 changed: now,
                 thaws: 0,
+                torn: 0,
             })
             .collect();
         Self { clock, boot_id, filesystems, current: None, past: VecDeque::new() }
@@ -136,6 +140,7 @@ impl Guest {
         }
         filesystem.settle(now);
         filesystem.frozen = true;
+        filesystem.torn = 0;
         self.current.get_or_insert_with(|| Episode {
             since: now,
             until: None,
@@ -181,7 +186,9 @@ impl Guest {
         let now = self.now();
         self.thaw_all(&Ended::Inside, now);
         for at in frozen {
+            let torn = self.filesystems[at].torn + 1;
             self.freeze(at, &By::Inside);
+            self.filesystems[at].torn = torn;
         }
     }
 

@@ -1,6 +1,7 @@
 //! Simulated machines behind the real gateway: that the simulator is what it says, and what
 //! becomes of many.
 
+mod bench;
 mod modes;
 
 use std::path::{Path, PathBuf};

@@ -30,7 +30,7 @@ impl CallTimeout {
 
     /// The same from a number, for operations with more in their query.
     pub(super) fn checked(app: &App, timeout_seconds: Option<f64>) -> Result<Self, Problem> {
-        let most = app.limits.call_timeout_max;
+        let most = app.limits().call_timeout_max;
         let wrong = timeout_seconds.is_some_and(|seconds| {
             !Duration::try_from_secs_f64(seconds).is_ok_and(|d| !d.is_zero() && d <= most)
         });

@@ -147,7 +147,7 @@ impl Vm {
     }
 }
 
-fn vm_not_found(id: &str) -> Problem {
+pub(super) fn vm_not_found(id: &str) -> Problem {
     match id.parse::<VmId>() {
         Ok(id) => Problem::new(
             Code::VmNotFound,

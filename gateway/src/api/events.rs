@@ -237,7 +237,7 @@ pub(super) async fn follow_events(caller: Caller, query: EventsQuery) -> Result<
         .retry_after(10)
     })?;
     let feed = Feed {
-        heartbeat: app.limits.event_heartbeat,
+        heartbeat: app.limits().event_heartbeat,
         stopping: app.stopping.clone(),
         subscription,
         query,

@@ -32,7 +32,7 @@ pub(super) struct RenewRequest {
 
 impl RenewRequest {
     pub(super) async fn renew(self, caller: &Caller, lease: &Lease) -> Result<LeaseBody, Problem> {
-        let max = caller.app().limits.ttl_max;
+        let max = caller.app().limits().ttl_max;
         let ttl = seconds("ttl_seconds", self.ttl_seconds, lease.ttl, max)?;
         let renewed = caller.app().leases.renew(&lease.id, ttl).await;
         renewed.map(LeaseBody::from).map_err(|error| failed(caller, lease, error))

@@ -171,7 +171,7 @@ pub(super) async fn freeze_vm(
     Json(body): Json<FreezeBody>,
 ) -> Result<(StatusCode, [(HeaderName, String); 2], Answer<LeaseBody>), Problem> {
     let vm = caller.vm(&id, Right::Freeze)?;
-    let request = body.checked(&caller.app().limits)?;
+    let request = body.checked(&caller.app().limits())?;
     let info = match &request.mountpoints {
         None => &GuestFsfreezeFreeze::INFO,
         Some(_) => &GuestFsfreezeFreezeList::INFO,

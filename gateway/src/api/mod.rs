@@ -23,6 +23,7 @@ mod fsfreeze;
 mod lease;
 mod mirror;
 mod page;
+mod page_of_vms;
 mod power;
 mod reads;
 mod service;
@@ -30,6 +31,7 @@ mod settings;
 mod strict;
 mod time;
 mod vms;
+mod wait;
 
 use std::fmt;
 use std::ops::Deref;
@@ -56,8 +58,6 @@ pub struct State {
     pub registry: Registry,
     /// Their freeze leases.
     pub leases: Leases,
-    /// Bounds on what a caller may ask for.
-    pub limits: Limits,
     /// Cancelled once the gateway is stopping.
     pub stopping: CancellationToken,
 }
@@ -74,6 +74,13 @@ impl Deref for App {
     }
 }
 
+impl State {
+    /// Bounds on what a caller may ask for, as they are now.
+    fn limits(&self) -> Arc<Limits> {
+        self.registry.limits()
+    }
+}
+
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("State").finish_non_exhaustive()
@@ -85,6 +92,7 @@ fn operations() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(document::frame())
         .routes(routes!(vms::list_vms))
         .routes(routes!(vms::show_vm))
+        .routes(routes!(wait::wait_for_vm))
         .routes(routes!(agent::ping_agent))
         .routes(routes!(agent::sync_agent))
         .merge(reads::routes())

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use qga_proto::command::{AgentCommand, Right};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -12,6 +14,7 @@ use super::error::{Problem, printable};
 use super::extract::{NoQuery, Path};
 use super::lease::LeaseBody;
 use super::mirror::mirror;
+use super::page_of_vms::Page;
 use super::time::Timestamp;
 use crate::vm::{Lease, LinkStatus, VmHandle};
 
@@ -93,6 +96,10 @@ pub(super) struct CapabilitiesBody {
     echoes_id: bool,
     /// Whether the agent has `guest-sync-delimited`.
     delimited_sync: bool,
+    /// Those of its commands that only `qga-agent` has and that are enabled.
+    extensions: Vec<String>,
+    /// Whether the guest is Windows, whose shadow copies hold a freeze for 10 seconds.
+    windows: bool,
 }
 
 /// A VM with its agent's capabilities.
@@ -105,11 +112,14 @@ pub(super) struct VmDetail {
     capabilities: Option<CapabilitiesBody>,
 }
 
-/// All VMs that the gateway knows.
+/// VMs that the gateway knows.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct VmList {
     /// Ordered by id.
     vms: Vec<VmBody>,
+    /// For `after`, where there are more; `null` at the end.
+    #[schema(required)]
+    next: Option<String>,
 }
 
 fn describe(vm: &VmHandle, lease: Option<Lease>) -> VmBody {
@@ -124,19 +134,38 @@ fn describe(vm: &VmHandle, lease: Option<Lease>) -> VmBody {
 
 /// List the VMs
 ///
-/// From what the gateway knows: no guest is asked.
+/// From what the gateway knows: no guest is asked. In the order of their ids, a page at a time; `next`
+/// and the header `Link` lead to the following one. VMs that come or go meanwhile move no others.
 #[utoipa::path(
     get,
     path = "/vms",
     tag = "vms",
-    responses((status = 200, description = "The VMs, by id.", body = VmList)),
+    params(
+        ("limit" = Option<usize>, Query, description = "How many at most, from 1 to 10000; 1000 if absent.", example = 1000, minimum = 1, maximum = 10000),
+        ("after" = Option<String>, Query, description = "Only those behind this id: `next` of the page before."),
+        ("state" = Option<Vec<LinkStateBody>>, Query, description = "Only those whose link is in this state. May be repeated.", example = json!(["ready"])),
+        ("label" = Option<Vec<String>>, Query, description = "Only those with this label, as `key=value`. If repeated, with all of them.", example = json!(["tier=web"])),
+    ),
+    responses((
+        status = 200,
+        description = "The VMs, by id.",
+        body = VmList,
+        headers(("link" = String, description = "`<…>; rel=\"next\"`, where there are more"))
+    )),
     extensions(("x-qga-right" = json!(Right::Observe)))
 )]
-pub(super) async fn list_vms(caller: Caller, _: NoQuery) -> Json<VmList> {
+pub(super) async fn list_vms(caller: Caller, page: Page) -> Response {
     let app = caller.app();
-    let visible = |vm: &VmHandle| caller.authorise(vm.id(), Right::Observe).is_ok();
-    let vms = app.registry.list().into_iter().filter(visible);
-    Json(VmList { vms: vms.map(|vm| describe(&vm, app.leases.active_on(vm.id()))).collect() })
+    let wanted = |vm: &VmHandle| {
+        caller.authorise(vm.id(), Right::Observe).is_ok() && page.wants(vm.labels(), &vm.link())
+    };
+    let mut found = app.registry.list_after(page.after.as_deref()).into_iter().filter(wanted);
+    let describe = |vm: VmHandle| describe(&vm, app.leases.active_on(vm.id()));
+    let vms: Vec<_> = found.by_ref().take(page.limit).map(describe).collect();
+    let more = found.next().is_some();
+    let next = vms.last().filter(|_| more).map(|last| last.id.clone());
+    let link = next.as_deref().map(|next| [(header::LINK, page.link(next))]);
+    (link, Json(VmList { vms, next })).into_response()
 }
 
 /// Show a VM
@@ -165,6 +194,8 @@ pub(super) async fn show_vm(
         commands: c.commands.clone(),
         echoes_id: c.echoes_id,
         delimited_sync: c.delimited_sync,
+        extensions: c.extensions().map(printable).collect(),
+        windows: c.windows(),
     });
     Ok(Json(VmDetail { vm: describe(&handle, lease), capabilities }))
 }

@@ -42,6 +42,12 @@ impl Capabilities {
         })
     }
 
+    /// The commands beyond QEMU's own that it would run.
+    pub fn extensions(&self) -> impl Iterator<Item = &str> {
+        let own = |command: &&AgentCommand| command.enabled && command.name.starts_with("x-");
+        self.commands.iter().flatten().filter(own).map(|command| command.name.as_str())
+    }
+
     /// Whether the agent is qemu-ga of a version before this one, as far as it says.
     pub fn before(&self, major: u32, minor: u32) -> bool {
         let mut numbers = self.version.split('.').map(str::parse);

@@ -14,9 +14,10 @@ use tokio::time::{Instant, timeout_at};
 use super::VmId;
 use super::boottime::BootTime;
 use super::guardian::Guardian;
-use super::handle::{CallError, Settings, VmHandle};
+use super::handle::{CallError, VmHandle};
 use super::lease::{Guard, Lease, LeaseId, LeaseState, Policy, ThawCause};
 use super::registry::Registry;
+use super::settings::Settings;
 use crate::principal::Principal;
 
 /// All leases, those that have ended included.
@@ -159,7 +160,7 @@ impl Leases {
         request: FreezeRequest,
         owner: Principal,
     ) -> Result<Lease, FreezeError> {
-        let limits = &self.0.settings.limits;
+        let limits = self.0.settings.limits();
         within("ttl", request.ttl, limits.ttl_max)?;
         within("freeze_timeout", request.freeze_timeout, limits.freeze_timeout_max)?;
         let guardian = self.open(vm, request, owner, LeaseState::Freezing)?;
@@ -245,7 +246,7 @@ impl Leases {
 
     /// Starts a lease's time to live anew.
     pub async fn renew(&self, id: &LeaseId, ttl: Duration) -> Result<Lease, FreezeError> {
-        within("ttl", ttl, self.0.settings.limits.ttl_max)?;
+        within("ttl", ttl, self.0.settings.limits().ttl_max)?;
         self.control(id, |reply| Control::Renew { ttl, reply }).await.and_then(|lease| {
             if lease.ended() { Err(FreezeError::Ended(lease.into())) } else { Ok(lease) }
         })
@@ -353,7 +354,7 @@ impl Table {
     }
 
     fn forget_old(&self, rows: &mut Rows) {
-        let limits = &self.settings.limits;
+        let limits = self.settings.limits();
         let now = BootTime::now();
         while let Some((at, _)) = rows.ended.front() {
             if rows.ended.len() <= limits.ended_leases && now - *at <= limits.ended_lease {

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use qga_proto::command::{Command, CommandInfo, GuestFsfreezeThaw, GuestInfo};
@@ -12,55 +12,35 @@ use qga_proto::{QgaError, ReplyError, ReplyText};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
-use super::capabilities::{Capabilities, Interner};
+pub(super) use super::call::{CallError, CallOptions};
+use super::capabilities::Capabilities;
 use super::counters::{Counters, CountersSnapshot};
-use super::events::{Event, EventKind, Events};
+use super::events::{Event, EventKind};
 use super::link::{Link, LinkState, LinkStatus};
-use super::power::PowerWatches;
 use super::qmp::Monitor;
 use super::queue::{Priority, Queue};
+use super::settings::Settings;
 use super::signs::{Sign, Signs};
 use super::{Incarnation, VmId};
-use crate::config::{Config, Limits, Mode, Timeouts, VmConfig};
+use crate::config::{Mode, VmConfig};
 use crate::printable::printable;
 
 /// A VM, as the rest of the gateway knows it.
 #[derive(Clone, Debug)]
 pub struct VmHandle(Arc<Vm>);
 
-/// What all VMs share.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) limits: Limits,
-    pub(crate) timeouts: Timeouts,
-    pub(crate) agents: Interner,
-    pub(crate) events: Events,
-    pub(crate) power: PowerWatches,
-    /// Wakes the discovery: a VM that was kept for its lease may go.
-    pub(crate) unpinned: Notify,
-}
-
-impl Settings {
-    pub(crate) fn new(config: &Config) -> Arc<Self> {
-        Arc::new(Self {
-            limits: config.limits.clone(),
-            timeouts: config.timeouts.clone(),
-            agents: Interner::default(),
-            events: Events::new(&config.limits),
-            power: PowerWatches::default(),
-            unpinned: Notify::new(),
-        })
-    }
-}
-
 /// What a VM's actor and its handles share.
 #[derive(Debug)]
 pub(crate) struct Vm {
     pub(crate) id: VmId,
-    pub(crate) socket: PathBuf,
+    place: RwLock<Place>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) owners: Box<[u32]>,
     pub(crate) mode: Mode,
+    /// The socket is the one that libvirt itself holds: it is not touched.
+    pub(crate) left_alone: bool,
+    /// The gateway makes the socket, and QEMU connects to it.
+    pub(crate) listens: bool,
     pub(crate) settings: Arc<Settings>,
     pub(crate) link: Link,
     pub(crate) counters: Counters,
@@ -86,6 +66,14 @@ pub(crate) struct Vm {
     incarnation: Mutex<Option<Incarnation>>,
 }
 
+/// Where a VM's sockets are. libvirt gives them other names at each start.
+#[derive(Debug)]
+struct Place {
+    socket: Arc<Path>,
+    /// Grows when they move.
+    moves: u32,
+}
+
 /// A call on its way to the wire.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -107,108 +95,23 @@ pub(crate) enum Work {
     Resync,
 }
 
-/// How long a call may take and how much it may bring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CallOptions {
-    /// From the call to its reply, waiting in the queue included.
-    pub timeout: Duration,
-    /// Longest reply line in bytes.
-    pub reply_cap: usize,
-}
-
-impl CallOptions {
-    /// The defaults for a command. [`VmHandle::options`] knows the configured ones.
-    pub fn for_command(info: &CommandInfo) -> Self {
-        Self::from_config(info, &Timeouts::default(), Limits::default().reply_cap_bytes)
-    }
-
-    fn from_config(info: &CommandInfo, timeouts: &Timeouts, most: usize) -> Self {
-        let (timeout, reply_cap) = match info.name {
-            "guest-sync" | "guest-sync-delimited" | "guest-ping" => (timeouts.session, 4 << 10),
-            "guest-info" => (timeouts.session, 256 << 10),
-            "guest-fsfreeze-status" => (timeouts.session, 64 << 10),
-            "guest-fsfreeze-freeze" | "guest-fsfreeze-freeze-list" => (timeouts.freeze, 64 << 10),
-            "guest-fsfreeze-thaw" => (timeouts.thaw, 64 << 10),
-            "guest-shutdown"
-            | "guest-suspend-disk"
-            | "guest-suspend-ram"
-            | "guest-suspend-hybrid" => (timeouts.shutdown, 64 << 10),
-            "guest-fstrim" => (timeouts.trim, 16 << 20),
-            "guest-file-read" => (timeouts.file, most),
-            name if name.starts_with("guest-file-") => (timeouts.file, 64 << 10),
-            _ => (timeouts.other, 16 << 20),
-        };
-        Self { timeout, reply_cap: reply_cap.min(most) }
-    }
-}
-
-/// Why a call has no answer, and whether the guest may have acted all the same.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum CallError {
-    /// There is no way to the agent. Nothing was sent.
-    #[error("the agent cannot be reached: {link}")]
-    Unavailable {
-        /// Where the link stands.
-        link: LinkStatus,
-    },
-    /// Too many calls wait for this VM. Nothing was sent.
-    #[error("too many calls wait for this VM")]
-    QueueFull,
-    /// No answer in time.
-    #[error("no answer within {} s", after.as_secs_f64())]
-    TimedOut {
-        /// Whether the command had left: then its outcome is unknown.
-        sent: bool,
-        /// How long the call had.
-        after: Duration,
-    },
-    /// The link broke, or fell out of step, after the command had left: its outcome is unknown.
-    #[error("interrupted: {}", printable(reason))]
-    Interrupted {
-        /// What happened.
-        reason: String,
-    },
-    /// The answer makes no sense: what the command did is unknown.
-    #[error("unintelligible answer: {}", printable(reason))]
-    BadReply {
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The agent answered with an error.
-    #[error("the agent says: {}", printable(&.0.to_string()))]
-    Agent(QgaError),
-    /// The agent does not have that command.
-    #[error("the agent does not have that command")]
-    Unsupported,
-}
-
-impl CallError {
-    /// Whether the guest may have acted although there is no good answer.
-    pub fn outcome_unknown(&self) -> bool {
-        match self {
-            Self::TimedOut { sent, .. } => *sent,
-            Self::Interrupted { .. } | Self::BadReply { .. } => true,
-            Self::Unavailable { .. } | Self::QueueFull | Self::Agent(_) | Self::Unsupported => {
-                false
-            }
-        }
-    }
-}
-
 impl VmHandle {
     pub(crate) fn new(config: VmConfig, settings: Arc<Settings>) -> Self {
-        let VmConfig { id, socket, labels, mode, owner_uids, qmp } = config;
+        let left_alone = config.is_left_alone();
+        let VmConfig { id, socket, labels, mode, owner_uids, qmp, listens, .. } = config;
         Self(Arc::new(Vm {
             id,
-            socket,
+            place: RwLock::new(Place { socket: socket.into(), moves: 0 }),
             labels,
             owners: owner_uids.into(),
             mode,
+            left_alone,
+            listens,
             link: Link::new(LinkState::Absent, Some("not looked for yet".into())),
             counters: Counters::default(),
             qmp: qmp.map(|socket| Box::new(Monitor::new(socket))),
             signs: Signs::default(),
-            queue: Mutex::new(Queue::new(settings.limits.queue_depth)),
+            queue: Mutex::new(Queue::default()),
             capabilities: Mutex::default(),
             renewed: Mutex::default(),
             wake: Notify::new(),
@@ -234,8 +137,18 @@ impl VmHandle {
     }
 
     /// Its chardev's socket; a host path, so not for clients.
-    pub fn socket(&self) -> &Path {
-        &self.0.socket
+    pub fn socket(&self) -> Arc<Path> {
+        self.0.socket()
+    }
+
+    /// When the gateway holds its socket.
+    pub(crate) fn mode(&self) -> Mode {
+        self.0.mode
+    }
+
+    /// Whether the gateway does not know it any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.is_closed()
     }
 
     /// Where its link stands; never touches the guest.
@@ -322,7 +235,9 @@ impl VmHandle {
         if self.0.is_closed() || self.0.link.is_paused() {
             return Err(CallError::Unavailable { link: self.link() });
         }
-        self.0.queue().push(priority, Box::new(pending)).map_err(|_| CallError::QueueFull)?;
+        let depth = self.0.settings.limits().queue_depth;
+        let pushed = self.0.queue().push(priority, Box::new(pending), depth);
+        pushed.map_err(|_| CallError::QueueFull)?;
         self.0.wake.notify_one();
         match answer.await {
             Ok(result) => result,
@@ -380,6 +295,37 @@ impl VmHandle {
         self.0.wake.notify_one();
     }
 
+    /// Whether nothing but where its sockets are differs from this.
+    pub(super) fn is_as(&self, config: &VmConfig) -> bool {
+        let vm = &*self.0;
+        vm.id == config.id
+            && vm.labels == config.labels
+            && *vm.owners == *config.owner_uids
+            && vm.mode == config.mode
+            && vm.left_alone == config.is_left_alone()
+            && vm.listens == config.listens
+            && vm.qmp.is_some() == config.qmp.is_some()
+    }
+
+    /// Its sockets are there from now on. Returns whether they were elsewhere.
+    pub(super) fn move_to(&self, config: &VmConfig) -> bool {
+        let vm = &*self.0;
+        let mut moved = false;
+        if let (Some(monitor), Some(qmp)) = (&vm.qmp, &config.qmp) {
+            moved |= monitor.move_to(qmp);
+        }
+        let mut place = vm.place.write().unwrap_or_else(PoisonError::into_inner);
+        if *place.socket != *config.socket {
+            *place = Place { socket: config.socket.as_path().into(), moves: place.moves + 1 };
+            moved = true;
+        }
+        drop(place);
+        if moved {
+            self.kick();
+        }
+        moved
+    }
+
     /// Ends the actor; calls that wait fail.
     pub(crate) fn close(&self) {
         self.0.closed.store(true, Ordering::Relaxed);
@@ -407,7 +353,8 @@ impl Drop for Pin {
 impl Vm {
     pub(crate) fn options(&self, info: &CommandInfo) -> CallOptions {
         let settings = &self.settings;
-        CallOptions::from_config(info, &settings.timeouts, settings.limits.reply_cap_bytes)
+        let most = settings.limits().reply_cap_bytes;
+        CallOptions::from_config(info, &settings.timeouts(), most)
     }
 
     /// Where the link stands now: the one place that says so to watchers, subscribers and the log.
@@ -452,6 +399,15 @@ impl Vm {
         self.disrupted(what);
         tracing::info!(vm.id = %self.id, "{}: {what}", self.id);
         self.settings.events.publish(Event::new(kind).vm(&self.id).with("reason", what));
+    }
+
+    pub(crate) fn socket(&self) -> Arc<Path> {
+        self.place.read().unwrap_or_else(PoisonError::into_inner).socket.clone()
+    }
+
+    /// How often its sockets have moved.
+    pub(super) fn moves(&self) -> u32 {
+        self.place.read().unwrap_or_else(PoisonError::into_inner).moves
     }
 
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue<Box<Pending>>> {

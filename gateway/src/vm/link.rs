@@ -46,6 +46,17 @@ pub enum LinkState {
 }
 
 impl LinkState {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Absent,
+        Self::Refused,
+        Self::Busy,
+        Self::Silent,
+        Self::Ready,
+        Self::Frozen,
+        Self::Paused,
+    ];
+
     /// The state as it is written in the API, in logs and in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -6,9 +6,11 @@
 mod actor;
 mod boottime;
 mod buffer;
+mod call;
 mod capabilities;
 mod counters;
 mod discovery;
+mod door;
 mod events;
 mod foreign;
 mod freeze;
@@ -23,6 +25,7 @@ mod qmp;
 mod queue;
 mod registry;
 mod session;
+mod settings;
 mod signs;
 mod sock_diag;
 mod socket;
@@ -31,15 +34,17 @@ mod timer;
 mod verdict;
 mod watch;
 
+pub use call::{CallError, CallOptions};
 pub use capabilities::{Capabilities, CommandState};
 pub use counters::CountersSnapshot;
+pub use discovery::Reloaded;
 pub use events::{
     Delivery, Event, EventId, EventKind, Events, InvalidEventId, InvalidEventKind, Published,
     Subscription, TooManySubscribers,
 };
 pub(crate) use foreign::foreign;
 pub use freeze::{FreezeError, FreezeRequest, Leases, ShutdownReport};
-pub use handle::{CallError, CallOptions, VmHandle};
+pub use handle::VmHandle;
 pub use id::{InvalidVmId, VmId};
 pub use incarnation::Incarnation;
 pub use lease::{Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Policy, ThawCause, Verdict};

@@ -115,7 +115,7 @@ impl VmHandle {
 
     /// Looks until the agent is gone, and gives what shows it; or why it seems not to be going.
     async fn watch(&self) -> Result<String, String> {
-        let bound = self.settings().limits.power_watch;
+        let bound = self.settings().limits().power_watch;
         let until = Instant::now() + bound;
         let disruptions = self.disruptions();
         let mut link = self.link_changes();

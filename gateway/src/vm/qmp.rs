@@ -14,8 +14,8 @@
 mod wire;
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
@@ -41,14 +41,29 @@ const STEADY: Duration = Duration::from_secs(5);
 /// A VM's QMP socket.
 #[derive(Debug)]
 pub(super) struct Monitor {
-    socket: PathBuf,
+    socket: Mutex<Arc<Path>>,
     /// Worth another try at once, or the VM is closed.
     nudge: Notify,
 }
 
 impl Monitor {
     pub(super) fn new(socket: PathBuf) -> Self {
-        Self { socket, nudge: Notify::new() }
+        Self { socket: Mutex::new(socket.into()), nudge: Notify::new() }
+    }
+
+    fn socket(&self) -> Arc<Path> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The socket is there from now on. Returns whether it was elsewhere.
+    pub(super) fn move_to(&self, socket: &Path) -> bool {
+        let mut here = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = **here != *socket;
+        if moved {
+            *here = socket.into();
+            self.nudge();
+        }
+        moved
     }
 
     /// The VM's QEMU has just been seen to live, or the VM is closed.
@@ -60,14 +75,15 @@ impl Monitor {
 /// Follows a VM's QMP until its handle is closed.
 pub(super) async fn run(vm: Arc<Vm>) {
     let Some(monitor) = &vm.qmp else { return };
-    let limits = vm.settings.limits.clone();
     let mut pause = Duration::ZERO;
     let mut told = String::new();
     while !vm.is_closed() {
         let tried = Instant::now();
-        let reason = match socket::connect(&monitor.socket, &vm.owners) {
+        let at = monitor.socket();
+        let limits = vm.settings.limits();
+        let reason = match socket::connect(&at, &vm.owners) {
             Ok(connection) => {
-                let mut session = Session::new(&vm, connection.stream);
+                let mut session = Session::new(&vm, &at, connection.stream);
                 // Boxed, so that a VM whose monitor is lost does not pay for a connection.
                 let end = Box::pin(session.run(monitor)).await;
                 vm.resume();
@@ -83,7 +99,7 @@ pub(super) async fn run(vm: Arc<Vm>) {
         if reason != told {
             tracing::info!(
                 vm.id = %vm.id,
-                "{}: QMP is not to be had at {}: {reason}", vm.id, monitor.socket.display()
+                "{}: QMP is not to be had at {}: {reason}", vm.id, at.display()
             );
             told = reason;
         }
@@ -102,6 +118,7 @@ pub(super) async fn run(vm: Arc<Vm>) {
 /// One connection.
 struct Session<'a> {
     vm: &'a Vm,
+    at: &'a Path,
     stream: UnixStream,
     lines: Lines,
     surplus: Surplus,
@@ -114,9 +131,10 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(vm: &'a Vm, stream: UnixStream) -> Self {
+    fn new(vm: &'a Vm, at: &'a Path, stream: UnixStream) -> Self {
         Self {
             vm,
+            at,
             stream,
             lines: Lines::default(),
             surplus: Surplus::new(Instant::now()),
@@ -146,9 +164,14 @@ impl<'a> Session<'a> {
             }
             tokio::select! {
                 read = self.read() => read?,
-                () = monitor.nudge.notified() => if self.vm.is_closed() {
-                    return Ok(());
-                },
+                () = monitor.nudge.notified() => {
+                    if self.vm.is_closed() {
+                        return Ok(());
+                    }
+                    if *monitor.socket() != *self.at {
+                        return Err(io::Error::other("the socket is another one now"));
+                    }
+                }
             }
         }
     }
@@ -211,7 +234,7 @@ impl<'a> Session<'a> {
                     }
                 }
                 Some((Ask::Chardevs, _)) => {
-                    let port = answer.and_then(|json| wire::port_open(&json, &self.vm.socket));
+                    let port = answer.and_then(|json| wire::port_open(&json, &self.vm.socket()));
                     self.port_is(port);
                 }
                 Some((Ask::Capabilities, _)) if answer.is_none() => {

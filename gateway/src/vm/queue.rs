@@ -24,14 +24,15 @@ const RESERVED_FOR_THAW: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     lanes: [VecDeque<T>; LANES],
-    depth: usize,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self { lanes: Default::default() }
+    }
 }
 
 impl<T> Queue<T> {
-    pub(crate) fn new(depth: usize) -> Self {
-        Self { lanes: Default::default(), depth }
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.lanes.iter().map(VecDeque::len).sum()
     }
@@ -40,10 +41,10 @@ impl<T> Queue<T> {
         self.lanes.iter().all(VecDeque::is_empty)
     }
 
-    /// Adds to the end of its lane, or gives the item back when the queue is full.
-    pub(crate) fn push(&mut self, priority: Priority, item: T) -> Result<(), T> {
+    /// Adds to the end of its lane, or gives the item back when `depth` wait already.
+    pub(crate) fn push(&mut self, priority: Priority, item: T, depth: usize) -> Result<(), T> {
         let reserved = if priority == Priority::Thaw { RESERVED_FOR_THAW } else { 0 };
-        if self.len() >= self.depth + reserved {
+        if self.len() >= depth + reserved {
             return Err(item);
         }
         self.lanes[priority as usize].push_back(item);
@@ -124,14 +125,14 @@ mod tests {
             depth in 1..6usize,
             steps in proptest::collection::vec(step(), 0..200),
         ) {
-            let mut queue = Queue::new(depth);
+            let mut queue = Queue::default();
             let mut model: Vec<(Priority, usize)> = Vec::new();
             for (n, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Push(priority) => {
                         let room = if priority == Priority::Thaw { depth + 4 } else { depth };
                         let fits = model.len() < room;
-                        prop_assert_eq!(queue.push(priority, (priority, n)).is_ok(), fits);
+                        prop_assert_eq!(queue.push(priority, (priority, n), depth).is_ok(), fits);
                         if fits {
                             model.push((priority, n));
                             model.sort();

@@ -1,18 +1,21 @@
 //! All VMs that the gateway knows, by id.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::Map;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::VmId;
 use super::actor;
-use super::discovery::Discovery;
+use super::discovery::{Discovery, Order, Plan, Reloaded};
 use super::events::{Event, EventKind, Events};
-use super::handle::{Settings, VmHandle};
+use super::handle::VmHandle;
 use super::qmp;
-use crate::config::{Config, VmConfig};
+use super::settings::Settings;
+use crate::config::{Config, Limits, VmConfig};
 
 /// All VMs that the gateway knows.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     vms: RwLock<BTreeMap<VmId, VmHandle>>,
     settings: Arc<Settings>,
+    /// To the discovery, which alone adds and removes VMs.
+    order: mpsc::Sender<Order>,
     closed: CancellationToken,
 }
 
@@ -29,17 +34,26 @@ impl Registry {
     /// Starts an actor for each configured VM, and the search for the others. Must be called
     /// within a tokio runtime; returns at once.
     pub fn start(config: &Config) -> Self {
+        let (order, orders) = mpsc::channel(1);
         let registry = Self(Arc::new(Inner {
             vms: RwLock::default(),
             settings: Settings::new(config),
+            order,
             closed: CancellationToken::new(),
         }));
-        for vm in &config.vms {
-            registry.add(vm.clone());
-        }
-        let discovery = Discovery::new(registry.clone(), &config.discover);
+        let discovery = Discovery::new(registry.clone(), Plan::new(config), orders);
         tokio::spawn(registry.0.closed.clone().run_until_cancelled_owned(discovery.run()));
         registry
+    }
+
+    /// Takes over a configuration: bounds at once, VMs where something about them has changed. Links
+    /// of the others are not touched, and a VM with a lease stays as it is until that has ended.
+    /// `None` if the registry is closed.
+    pub async fn reload(&self, config: &Config) -> Option<Reloaded> {
+        self.0.settings.reload(&config.limits, &config.timeouts);
+        let (done, report) = oneshot::channel();
+        self.0.order.send((Plan::new(config), done)).await.ok()?;
+        report.await.ok()
     }
 
     /// The VM with that id.
@@ -50,6 +64,14 @@ impl Registry {
     /// All VMs, ordered by id.
     pub fn list(&self) -> Vec<VmHandle> {
         self.read(|vms| vms.values().cloned().collect())
+    }
+
+    /// The VMs behind this id, or all of them, ordered by id. What is named need not exist.
+    pub fn list_after(&self, id: Option<&str>) -> Vec<VmHandle> {
+        let after = id.map_or(Bound::Unbounded, Bound::Excluded);
+        self.read(|vms| {
+            vms.range::<str, _>((after, Bound::Unbounded)).map(|(_, vm)| vm.clone()).collect()
+        })
     }
 
     /// Ends all actors and the search. Calls that wait fail; what is frozen stays frozen, so
@@ -64,6 +86,11 @@ impl Registry {
     /// What happens to VMs, links and leases.
     pub fn events(&self) -> &Events {
         &self.0.settings.events
+    }
+
+    /// The configured bounds as they are now.
+    pub fn limits(&self) -> Arc<Limits> {
+        self.0.settings.limits()
     }
 
     pub(crate) fn settings(&self) -> &Arc<Settings> {

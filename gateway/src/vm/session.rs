@@ -69,6 +69,8 @@ pub(super) struct Session<'a> {
     pub(super) was_up: bool,
     /// What is known of the guest may be of one that is not there any more.
     unsure: bool,
+    /// Where the socket was when it was connected to.
+    moves: u32,
     /// The guest was paused when it was last looked at.
     held: bool,
     idle_since: Instant,
@@ -111,7 +113,7 @@ struct Wants {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(vm: &'a Vm, stream: UnixStream, refresh: bool) -> Self {
+    pub(super) fn new(vm: &'a Vm, stream: UnixStream, moves: u32, refresh: bool) -> Self {
         let now = Instant::now();
         // The session times syncs by itself: an answer that comes late is still an answer.
         let never = Duration::from_secs(10 * 365 * 86_400);
@@ -129,6 +131,7 @@ impl<'a> Session<'a> {
             timer: Timer::default(),
             was_up: false,
             unsure: true,
+            moves,
             held: false,
             idle_since: now,
             synced_last: now,
@@ -171,6 +174,9 @@ impl<'a> Session<'a> {
         loop {
             if self.vm.is_closed() {
                 return Ok(End::Closed);
+            }
+            if self.vm.moves() != self.moves {
+                return Ok(End::Broken("the VM's socket is another one now".into()));
             }
             let now = Instant::now();
             self.client.handle_timeout(now.into_std());
@@ -351,7 +357,7 @@ impl<'a> Session<'a> {
             Stage::Up => pending.deadline,
             Stage::Silent { .. } => pending.submitted,
             Stage::Syncing { since, .. } => {
-                let patience = self.vm.settings.limits.connect_wait;
+                let patience = self.vm.settings.limits().connect_wait;
                 pending.deadline.min(pending.submitted.max(since) + patience)
             }
         }
@@ -371,7 +377,7 @@ impl<'a> Session<'a> {
             Stage::Silent { .. } | Stage::Up => {
                 let asking = self.wants.status || self.wants.info && !self.is_frozen();
                 let busy = asking || !self.calls.is_empty() || !self.vm.queue().is_empty();
-                (!busy).then(|| self.idle_since + self.vm.settings.limits.idle_disconnect)
+                (!busy).then(|| self.idle_since + self.vm.settings.limits().idle_disconnect)
             }
         }
     }

@@ -80,3 +80,65 @@ fn a_standard_error_that_nobody_reads_changes_nothing() {
     }
     stops(gateway);
 }
+
+/// Reads what the gateway logs until a line has it.
+fn logged(lines: &mut impl Iterator<Item = io::Result<String>>, what: &str) -> String {
+    let mut all = String::new();
+    for line in lines {
+        let line = line.unwrap();
+        if line.contains(what) {
+            return line;
+        }
+        all += &line;
+    }
+    panic!("no {what:?} in {all}");
+}
+
+#[test]
+fn hangup_takes_a_good_file_over_and_leaves_things_as_they_were_with_a_bad_one() {
+    let dir = tempfile::tempdir().unwrap();
+    // systemd's end.
+    let notified = std::os::unix::net::UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    notified.set_read_timeout(Some(BOUND)).unwrap();
+    let told = || {
+        let mut text = [0; 256];
+        let n = notified.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..n]).into_owned()
+    };
+    let config = dir.path().join("config.toml");
+    let listen = format!("[listen]\nunix = {:?}\n", dir.path().join("api.sock"));
+    std::fs::write(&config, &listen).unwrap();
+    let mut gateway = Command::new(env!("CARGO_BIN_EXE_qga-gateway"))
+        .arg("--config")
+        .arg(&config)
+        .env("NOTIFY_SOCKET", dir.path().join("notify"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = io::BufRead::lines(io::BufReader::new(gateway.stderr.take().unwrap()));
+    assert_eq!(told().trim(), "READY=1");
+    assert_eq!(ask(dir.path()), "HTTP/1.1 200 OK");
+
+    let pid = rustix::process::Pid::from_child(&gateway);
+    let hangup = || rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    std::fs::write(&config, format!("{listen}[limits]\nqueue_dept = 3\n")).unwrap();
+    hangup();
+    let line = logged(&mut lines, "stays as it was");
+    assert!(line.contains("config.toml:4: limits.queue_dept: unknown field"), "{line}");
+    let begun = told();
+    assert!(begun.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{begun}");
+    assert_eq!(told().trim(), "READY=1");
+
+    let tcp = "tcp = \"127.0.0.1:1\"";
+    let vm = "[[vm]]\nid = \"a\"\nsocket = \"/nonexistent/a\"\n";
+    std::fs::write(&config, format!("{listen}{tcp}\n{vm}")).unwrap();
+    hangup();
+    let line = logged(&mut lines, "is taken over");
+    assert!(line.contains("VMs added 1, removed 0, changed 0"), "{line}");
+    let line = logged(&mut lines, "only a restart takes over");
+    assert!(line.contains("listen.tcp"), "{line}");
+    assert!(told().starts_with("RELOADING=1\n"));
+    assert_eq!(told().trim(), "READY=1");
+    assert_eq!(ask(dir.path()), "HTTP/1.1 200 OK");
+    stops(gateway);
+}

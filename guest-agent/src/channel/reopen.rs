@@ -66,6 +66,9 @@ impl Reopener {
     /// Starts the attempts that are due. While filesystems are frozen no socket is made: the one
     /// that it is to lie on may be among them.
     pub(crate) fn start_due(&mut self, frozen: bool) {
+        if self.next_wakeup().is_none() {
+            return;
+        }
         let now = Instant::now();
         for (index, entry) in self.channels.iter_mut().enumerate() {
             if entry.at.is_none_or(|at| at > now) {

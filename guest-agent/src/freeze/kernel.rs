@@ -16,9 +16,11 @@ use rustix::time::{
     timerfd_create, timerfd_settime,
 };
 
+use super::device_writes;
 use super::hook_process::{self, HookProcess};
 use super::mounts::{Mounts, Target};
 use super::reach;
+use crate::disk::Roots;
 use crate::sys::{fsfreeze, threads};
 use crate::{errno, helper};
 
@@ -73,6 +75,8 @@ pub(super) trait Kernel: Send + Sync + 'static {
         patience: Duration,
         stop: &AtomicBool,
     ) -> Result<(), QgaError>;
+    /// Sectors that the devices of a filesystem took since they are there, where it counts them.
+    fn sectors_written(&self, target: &Target) -> Option<u64>;
     /// `CLOCK_BOOTTIME`, in milliseconds.
     fn now_ms(&self) -> u64;
     /// Ticks from this time on, once a second; none: never.
@@ -161,6 +165,10 @@ impl Kernel for Linux {
             }
         };
         helper::run_until(&command, "execute fsfreeze hook", patience, stop, write_down)
+    }
+
+    fn sectors_written(&self, target: &Target) -> Option<u64> {
+        device_writes::sectors(&Roots::system(), target)
     }
 
     fn now_ms(&self) -> u64 {

@@ -5,6 +5,7 @@
 //! because any of them can sleep uninterruptibly while the others must go on; so does the hook.
 
 pub(crate) mod choice;
+mod device_writes;
 mod engine;
 mod hook_process;
 mod kernel;

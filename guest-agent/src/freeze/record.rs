@@ -81,6 +81,9 @@ pub(super) struct OnDevice {
     /// As `8:1`.
     device: String,
     fs_type: String,
+    /// What its devices had taken when it was frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sectors: Option<u64>,
 }
 
 impl OnDevice {
@@ -89,6 +92,7 @@ impl OnDevice {
             mountpoint: target.path.to_string_lossy().into_owned(),
             device: target.device.to_string(),
             fs_type: target.fs_type.clone(),
+            sectors: None,
         }
     }
 }
@@ -117,6 +121,28 @@ impl Record {
     pub(super) fn filesystem(&mut self, path: &Path) -> Option<&mut FilesystemFreeze> {
         let path = path.to_string_lossy();
         self.filesystems.iter_mut().find(|filesystem| filesystem.mountpoint == path)
+    }
+
+    /// Notes what the devices of a filesystem have taken, now that it is frozen.
+    pub(super) fn froze_at(&mut self, path: &Path, sectors: Option<u64>) {
+        let path = path.to_string_lossy();
+        if let Some(one) = self.devices.iter_mut().find(|one| one.mountpoint == path) {
+            one.sectors = sectors;
+        }
+    }
+
+    /// Compares with what they have taken now, before it is thawed.
+    pub(super) fn thaws_at(&mut self, path: &Path, sectors: Option<u64>) {
+        if !self.holds(path) {
+            return;
+        }
+        let name = path.to_string_lossy();
+        let frozen_at = self.devices.iter().find(|one| one.mountpoint == name);
+        let frozen_at = frozen_at.and_then(|one| one.sectors);
+        if let Some(filesystem) = self.filesystem(path) {
+            filesystem.written_sectors =
+                sectors.zip(frozen_at).map(|(now, then)| now.wrapping_sub(then));
+        }
     }
 
     /// What the current freeze holds.
@@ -211,6 +237,7 @@ mod tests {
                 mountpoint: "/".into(),
                 device: "8:1".into(),
                 fs_type: "ext4".into(),
+                sectors: Some(9),
             }],
             last_thaw: Some(Thaw {
                 cause: ThawCause::Restart,

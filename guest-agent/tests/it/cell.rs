@@ -27,8 +27,9 @@ mount --make-rprivate /
 mount -t tmpfs cell \"$OUTER\"
 mkdir -p \"$OUTER/images\" \"$ROOT/proc\" \"$ROOT/dev\" \"$ROOT/run\" \"$ROOT/sbin\" \"$ROOT/mnt\"
 mount -t tmpfs root \"$ROOT\"
-mkdir -p \"$ROOT/proc\" \"$ROOT/dev\" \"$ROOT/run\" \"$ROOT/sbin\" \"$ROOT/mnt\"
+mkdir -p \"$ROOT/proc\" \"$ROOT/sys\" \"$ROOT/dev\" \"$ROOT/run\" \"$ROOT/sbin\" \"$ROOT/mnt\"
 mount -t proc proc \"$ROOT/proc\"
+mount -t sysfs sysfs \"$ROOT/sys\"
 mount -t devtmpfs dev \"$ROOT/dev\"
 cp \"$AGENT\" \"$ROOT/qga-agent\"
 echo ready

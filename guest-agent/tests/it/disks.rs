@@ -71,9 +71,8 @@ fn the_machines_statistics_have_the_same_counters() {
     });
 }
 
-/// A cell in which both agents can run, with a `/sys`.
+/// A cell in which both agents can run.
 fn furnish(cell: &Cell) {
-    cell.sh("mkdir -p \"$ROOT/sys\"; mount -t sysfs sys \"$ROOT/sys\"");
     if let Some(qemu_ga) = installed_qemu_ga() {
         cell.sh(&format!(
             "cp {0} \"$ROOT/qemu-ga\"

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::bed::{Agent, Client, wait_for};
-use crate::cell::{Cell, cell_or_skip};
+use crate::cell::{Cell, available, cell_or_skip};
 
 const X_FREEZE: &str = "x-guest-fsfreeze-freeze";
 const X_RENEW: &str = "x-guest-fsfreeze-renew";
@@ -182,4 +182,37 @@ fn a_marker_of_another_boot_is_stale() {
     assert!(!cell.path("/run/qga.state.isfrozen").exists());
     let text = agent.connect().error(THAW, "");
     assert_eq!(text, "filesystems were thawed automatically 0 s ago (restart)");
+}
+
+#[test]
+fn what_thaws_and_freezes_behind_the_agents_back_shows() {
+    let cell = cell_or_skip!();
+    let kinds: Vec<_> = ["ext4", "xfs", "btrfs"].into_iter().filter(|t| available(t)).collect();
+    for kind in &kinds {
+        cell.mount(kind, &format!("/mnt/{kind}"));
+        cell.mount(kind, &format!("/mnt/torn-{kind}"));
+        cell.sh(&format!("echo dirty > $ROOT/mnt/{kind}/f; echo dirty > $ROOT/mnt/torn-{kind}/f"));
+    }
+    let mut agent = cell.start(&[]);
+    let counts = 2 * kinds.len();
+    assert_eq!(freeze(&mut agent.connect(), "l", 0)["count"], json!(counts));
+    let mut writers: Vec<_> =
+        kinds.iter().map(|kind| cell.blocked_writer(&format!("/mnt/{kind}/g"))).collect();
+    // What was counted at the freeze is known to the next agent.
+    agent.kill();
+    let agent = cell.start(&[]);
+    for kind in &kinds {
+        let at = format!("$ROOT/mnt/torn-{kind}");
+        cell.sh(&format!("fsfreeze -u {at}; echo torn > {at}/f; fsfreeze -f {at}"));
+    }
+    let thaw = agent.connect().get(X_THAW, "{\"lease\":\"l\"}");
+    let thaw: Value = serde_json::from_str(&thaw).unwrap();
+    writers.iter_mut().for_each(crate::cell::Writer::wait_until_done);
+    assert_eq!(thaw["count"], json!(counts));
+    for one in thaw["filesystems"].as_array().unwrap() {
+        let torn = one["mountpoint"].as_str().unwrap().contains("torn");
+        let written = one["written-sectors"].as_u64();
+        assert_eq!(one["thaw"], "thawed");
+        assert_eq!(written.map(|sectors| sectors > 0), Some(torn), "{one}");
+    }
 }

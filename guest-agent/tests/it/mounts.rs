@@ -111,7 +111,6 @@ fn one_unmounted_lazily_or_covered_meanwhile_is_thawed_all_the_same() {
 #[test]
 fn the_next_agent_thaws_what_was_unmounted_lazily_or_covered_too() {
     let cell = cell_or_skip!();
-    cell.sh("mkdir $ROOT/sys; mount -t sysfs sysfs $ROOT/sys");
     let mut types = vec!["ext4"];
     types.extend(["xfs", "btrfs"].into_iter().filter(|fs_type| available(fs_type)));
     for fs_type in &types {
@@ -148,7 +147,6 @@ fn the_next_agent_thaws_what_was_unmounted_lazily_or_covered_too() {
 #[test]
 fn what_something_else_covers_is_frozen_all_the_same() {
     let cell = cell_or_skip!();
-    cell.sh("mkdir $ROOT/sys; mount -t sysfs sysfs $ROOT/sys");
     cell.mount("ext4", "/mnt/a");
     cell.sh("mkdir $ROOT/mnt/bind
              mount --bind $ROOT/mnt/a $ROOT/mnt/bind

@@ -255,6 +255,12 @@ pub struct FilesystemFreeze {
     /// What became of its thaw; absent: none was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thaw: Option<ThawResult>,
+    /// How many sectors of 512 bytes its devices took from the end of its freeze to its thaw.
+    /// Anything but 0 means that it was thawed in between behind the agent's back, or that something
+    /// wrote past it (a swap file, a program on its device). Absent: not thawed yet, or the kernel
+    /// does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_sectors: Option<u64>,
 }
 
 /// What became of the freeze of one filesystem.
@@ -309,13 +315,15 @@ mod tests {
                 freeze: FreezeResult::AlreadyFrozen,
                 error: None,
                 thaw: Some(ThawResult::NotFrozen),
+                written_sectors: Some(8),
             }],
             last_thaw: Some(LastThaw::default()),
             ..FsfreezeReport::default()
         };
         let text = concat!(
             r#"{"state":"thawed","generation":0,"agent-instance":"","boot-id":"","#,
-            r#""filesystems":[{"mountpoint":"/","freeze":"already-frozen","thaw":"not-frozen"}],"#,
+            r#""filesystems":[{"mountpoint":"/","freeze":"already-frozen","thaw":"not-frozen","#,
+            r#""written-sectors":8}],"#,
             r#""stuck":[],"last-thaw":{"cause":"requested","ago-ms":0,"generation":0,"count":0,"#,
             r#""untold":false}}"#
         );

@@ -1,5 +1,6 @@
 //! The agents that are measured, and how each is started.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -198,6 +199,38 @@ impl Running {
                 id.and_then(Pid::from_raw).context("a thread without a number")
             })
             .collect()
+    }
+
+    /// How often its threads have been switched to, all together.
+    pub(crate) fn switches(&self) -> Result<u64> {
+        let mut all = 0;
+        for thread in self.threads()? {
+            let path = format!("/proc/{}/task/{thread}/status", self.process.id());
+            let status = fs::read_to_string(path)?;
+            let counts = status.lines().filter(|line| line.contains("voluntary_ctxt_switches:"));
+            for line in counts {
+                let count = line.split_whitespace().last().context("no count")?;
+                all += count.parse::<u64>()?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// How many descriptors its threads have open. Tables that look the same count once: mostly
+    /// they are one table.
+    pub(crate) fn descriptors(&self) -> Result<usize> {
+        let mut tables = BTreeSet::new();
+        for thread in self.threads()? {
+            let dir = format!("/proc/{}/task/{thread}/fd", self.process.id());
+            let table: Result<BTreeMap<OsString, PathBuf>> = fs::read_dir(dir)?
+                .map(|entry| {
+                    let entry = entry?;
+                    Ok((entry.file_name(), fs::read_link(entry.path())?))
+                })
+                .collect();
+            tables.insert(table?);
+        }
+        Ok(tables.iter().map(BTreeMap::len).sum())
     }
 
     /// Memory in MiB, from the line of `/proc/…/status` with this name.

@@ -39,8 +39,9 @@ pub(crate) fn rows(
         let cells = |kind: Kind| -> Vec<Cell> {
             let transfers = agents.iter().zip(bare).enumerate().map(|(number, (agent, &bare))| {
                 let file = dir.join(format!("{kind:?}-{chunk}-{number}"));
+                let files = if bare { Files::None } else { Files::Here };
                 agent.prepare(|agent| {
-                    Transfer::open(&agent.socket, kind, file, chunk, effort.file, bare)
+                    Transfer::open(&agent.socket, kind, file, chunk, effort.file, files)
                 })
             });
             let [cells] = interleave(effort.rounds, transfers.collect(), |transfer| {
@@ -73,6 +74,17 @@ pub(crate) enum Kind {
     Write,
 }
 
+/// What an agent's files are to this program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// The same.
+    Here,
+    /// Those of a VM: there is one to be read already, and what is written cannot be looked at.
+    InVm,
+    /// There are none: it moves nothing.
+    None,
+}
+
 /// An open file at an agent, and the one request that moves each of its chunks.
 #[derive(Debug)]
 pub(crate) struct Transfer {
@@ -86,18 +98,17 @@ pub(crate) struct Transfer {
 }
 
 impl Transfer {
-    /// Opens `file` of `size` bytes at the agent, moves it once and checks every byte. `bare`
-    /// stands for an agent that moves nothing.
+    /// Opens `file` of `size` bytes at the agent, moves it once and checks every byte.
     pub(crate) fn open(
         socket: &Path,
         kind: Kind,
         file: PathBuf,
         chunk: usize,
         size: usize,
-        bare: bool,
+        files: Files,
     ) -> Result<Self> {
         let chunk_bytes = noise(chunk);
-        if kind == Kind::Read {
+        if kind == Kind::Read && files != Files::InVm {
             fs::write(&file, chunk_bytes.repeat(size / chunk)).context("writing the file")?;
         }
         let mut link = Link::connect(socket)?;
@@ -116,7 +127,7 @@ impl Transfer {
         link.expect_replies_of(chunk.div_ceil(3) * 4 + 128);
         let chunks = size / chunk;
         let mut transfer = Self { link, file, rewind, request, reply_length: 0, chunks, chunk };
-        transfer.check(kind, &chunk_bytes, handle, bare)?;
+        transfer.check(kind, &chunk_bytes, handle, files)?;
         Ok(transfer)
     }
 
@@ -142,7 +153,7 @@ impl Transfer {
         Ok(start.elapsed())
     }
 
-    fn check(&mut self, kind: Kind, chunk: &[u8], handle: i64, bare: bool) -> Result<()> {
+    fn check(&mut self, kind: Kind, chunk: &[u8], handle: i64, files: Files) -> Result<()> {
         for _ in 0..self.chunks {
             let reply = self.link.ask(&self.request)?;
             ensure!(
@@ -151,7 +162,7 @@ impl Transfer {
                 start_of(reply)
             );
             self.reply_length = reply.len();
-            if bare {
+            if files == Files::None {
                 continue;
             }
             let value = returned(reply)?;
@@ -161,8 +172,10 @@ impl Transfer {
                 ensure!(STANDARD.decode(text)? == chunk, "other bytes read than the file has");
             }
         }
-        if kind == Kind::Write && !bare {
+        if kind == Kind::Write && files != Files::None {
             call(&mut self.link, "guest-file-flush", &json!({ "handle": handle }))?;
+        }
+        if kind == Kind::Write && files == Files::Here {
             let written = fs::read(&self.file).context("reading what the agent wrote")?;
             ensure!(
                 written.len() == self.chunks * chunk.len()
@@ -174,16 +187,16 @@ impl Transfer {
     }
 }
 
-fn line(command: &str, arguments: &Value) -> Vec<u8> {
+pub(crate) fn line(command: &str, arguments: &Value) -> Vec<u8> {
     // Not by serde_json's map, which sorts: the bare agent looks at the command's name first.
     format!("{{\"execute\":\"{command}\",\"arguments\":{arguments}}}\n").into_bytes()
 }
 
-fn call(link: &mut Link, command: &str, arguments: &Value) -> Result<Value> {
+pub(crate) fn call(link: &mut Link, command: &str, arguments: &Value) -> Result<Value> {
     returned(link.ask(&line(command, arguments))?).with_context(|| command.to_owned())
 }
 
-fn returned(reply: &[u8]) -> Result<Value> {
+pub(crate) fn returned(reply: &[u8]) -> Result<Value> {
     let mut value: Value = serde_json::from_slice(reply)?;
     ensure!(value.get("return").is_some(), "an error: {}", start_of(reply));
     Ok(value["return"].take())

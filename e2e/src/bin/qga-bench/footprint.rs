@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::contestant::{Program, first_answer};
-use crate::file::{Kind, Transfer};
+use crate::file::{Files, Kind, Transfer};
 use crate::round::{Effort, Entry, interleave};
 use crate::table::Row;
 use crate::target::{Bound, Target};
@@ -16,7 +16,7 @@ use crate::target::{Bound, Target};
 /// The chunk after which memory is looked at.
 const CHUNK: usize = 8 << 20;
 /// How long an agent may take to give memory back.
-const SETTLE: Duration = Duration::from_secs(2);
+pub(crate) const SETTLE: Duration = Duration::from_secs(2);
 const START_BOUND: Duration = Duration::from_secs(20);
 /// Between two tries to connect to an agent on its way up.
 const LOOK_AGAIN: Duration = Duration::from_micros(20);
@@ -70,22 +70,28 @@ pub(crate) fn rows(programs: &[Entry<Program>], dir: &Path, effort: Effort) -> V
 /// memory back.
 fn memory(program: &Program, dir: &Path) -> Result<[f64; 4]> {
     let agent = program.start(dir)?;
+    rest(SETTLE);
     let idle = agent.memory("VmRSS")?;
     for kind in [Kind::Read, Kind::Write] {
         let mut transfer =
-            Transfer::open(&agent.socket, kind, dir.join("chunk"), CHUNK, CHUNK, false)?;
+            Transfer::open(&agent.socket, kind, dir.join("chunk"), CHUNK, CHUNK, Files::Here)?;
         transfer.pass()?;
     }
     let after = agent.memory("VmRSS")?;
     let peak = agent.memory("VmHWM")?;
-    let until = Instant::now() + SETTLE;
-    while Instant::now() < until {
-        thread::park_timeout(SETTLE);
-    }
+    rest(SETTLE);
     let settled = agent.memory("VmRSS")?;
     drop(agent);
     fs::remove_dir_all(dir)?;
     Ok([idle, peak, after, settled])
+}
+
+/// Leaves the agents alone for a while.
+pub(crate) fn rest(time: Duration) {
+    let until = Instant::now() + time;
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        thread::park_timeout(left);
+    }
 }
 
 fn start_up(program: &Program, dir: &Path) -> Result<[f64; 1]> {

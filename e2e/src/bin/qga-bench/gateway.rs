@@ -9,9 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use qga_e2e::bare::COUNT_PINGS;
 use qga_e2e::{Process, until};
 
-use crate::bare_agent::COUNT_PINGS;
 use crate::contestant::{Program, Running, daemon};
 use crate::http::HttpLink;
 use crate::link::{Link, PING};

@@ -5,12 +5,13 @@
 //! Unix socket, with requests built beforehand and replies that are only counted while the clock
 //! runs. What they say is checked before.
 //!
-//! Nothing here freezes filesystems: the agents run on this machine.
+//! No agent that runs on this machine is asked to freeze its filesystems; those in VMs are.
 
 mod bare_agent;
 mod bare_http;
 mod contestant;
 mod core;
+mod exec;
 mod file;
 mod fleet;
 mod footprint;
@@ -22,8 +23,10 @@ mod ping;
 mod report;
 mod round;
 mod samples;
+mod steady;
 mod table;
 mod target;
+mod vm;
 
 use std::env;
 use std::fs;
@@ -31,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Result, ensure};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::contestant::{Program, Running};
 use crate::report::Report;
@@ -47,17 +50,26 @@ struct Arguments {
     /// Also writes all figures, round by round, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Measures this part only.
+    #[arg(long, value_enum)]
+    only: Option<Part>,
     /// Our agent; as built with cargo's profile `agent` unless told.
     #[arg(long, value_name = "PROGRAM")]
     agent: Option<PathBuf>,
     /// The gateway; as built for release unless told.
     #[arg(long, value_name = "PROGRAM")]
     gateway: Option<PathBuf>,
-    /// Only this table: `agents`, `gateway` or `fleet`.
-    #[arg(long, value_name = "TABLE")]
-    only: Option<String>,
     #[command(subcommand)]
     role: Option<Role>,
+}
+
+/// The parts of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Agent,
+    Vm,
+    Gateway,
+    Fleet,
 }
 
 /// What this program is in processes of its own.
@@ -95,18 +107,24 @@ fn bench(arguments: Arguments) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("qga-bench-").tempdir_in(&place)?;
     interrupt::removes(dir.path().to_owned())?;
     let gateway = gateway::find(arguments.gateway, &target);
-    let wanted = |table: &str| arguments.only.as_deref().is_none_or(|only| only == table);
+    let ours = Program::ours(arguments.agent, &target);
+    let file = ours.clone().and_then(|ours| ours.file().map_err(|error| error.to_string()));
+    let wanted = |part| arguments.only.is_none_or(|only| only == part);
     let mut tables = Vec::new();
-    if wanted("agents") {
-        tables.push(agents(arguments.agent, &target, dir.path(), effort));
+    let circumstances = circumstances(&place, effort);
+    if wanted(Part::Agent) {
+        tables.push(agents(ours, &target, dir.path(), effort));
     }
-    if wanted("gateway") {
+    if wanted(Part::Vm) {
+        tables.push(vm::table(&file, effort));
+    }
+    if wanted(Part::Gateway) {
         tables.push(gateway::table(&gateway, &dir.path().join("gateway"), effort));
     }
-    if wanted("fleet") {
+    if wanted(Part::Fleet) {
         tables.push(fleet::table(&gateway, &dir.path().join("fleet"), effort));
     }
-    let report = Report { circumstances: circumstances(&place, effort), tables };
+    let report = Report { circumstances, tables };
     dir.close()?;
     report.print();
     if let Some(file) = arguments.json {
@@ -117,27 +135,24 @@ fn bench(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-fn agents(named: Option<PathBuf>, target: &Path, dir: &Path, effort: Effort) -> Table {
+fn agents(ours: Result<Program, String>, target: &Path, dir: &Path, effort: Effort) -> Table {
     let mut notes = Vec::new();
-    let programs: Vec<Entry<Program>> = [
-        ("qemu-ga", Program::stock(target)),
-        ("bare", Ok(Program::Bare)),
-        ("ours", Program::ours(named, target)),
-    ]
-    .into_iter()
-    .map(|(name, program)| match program {
-        Ok(program) => {
-            if let (false, Ok(file)) = (program.is_bare(), program.file()) {
-                notes.push(format!("{name}: {}", file.display()));
-            }
-            Entry::Ready(program)
-        }
-        Err(reason) => {
-            notes.push(format!("{name}: skipped: {reason}"));
-            Entry::Skipped
-        }
-    })
-    .collect();
+    let programs: Vec<Entry<Program>> =
+        [("qemu-ga", Program::stock(target)), ("bare", Ok(Program::Bare)), ("ours", ours)]
+            .into_iter()
+            .map(|(name, program)| match program {
+                Ok(program) => {
+                    if let (false, Ok(file)) = (program.is_bare(), program.file()) {
+                        notes.push(format!("{name}: {}", file.display()));
+                    }
+                    Entry::Ready(program)
+                }
+                Err(reason) => {
+                    notes.push(format!("{name}: skipped: {reason}"));
+                    Entry::Skipped
+                }
+            })
+            .collect();
     let bare: Vec<bool> =
         programs.iter().map(|entry| matches!(entry, Entry::Ready(Program::Bare))).collect();
     let running: Vec<Entry<Running>> = programs
@@ -149,8 +164,10 @@ fn agents(named: Option<PathBuf>, target: &Path, dir: &Path, effort: Effort) -> 
         .collect();
     let mut rows = ping::rows(&running, effort);
     rows.extend(file::rows(&running, &bare, dir, effort));
+    rows.extend(exec::rows(&running, &bare, effort));
     drop(running);
     rows.extend(footprint::rows(&programs, dir, effort));
+    rows.extend(steady::rows(&programs, dir, effort));
     notes.push("bare: a server that answers fixed bytes, the cost of the socket alone".into());
     let columns = ["qemu-ga", "bare", "ours"].map(str::to_owned).into();
     Table { title: "Agent: a lean client on its Unix socket".into(), columns, rows, notes }

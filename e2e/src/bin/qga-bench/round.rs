@@ -18,14 +18,43 @@ pub(crate) struct Effort {
     pub(crate) turn: Duration,
     /// Size of the file that is read and written.
     pub(crate) file: usize,
+    /// How long idle agents are watched.
+    pub(crate) idle: Duration,
+    /// How many commands must leave nothing behind.
+    pub(crate) commands: usize,
+    /// Rounds in a VM, which is slow, and the size of the file there.
+    pub(crate) vm_rounds: usize,
+    pub(crate) vm_file: usize,
+    /// Whether qemu-ga gets a VM too.
+    pub(crate) vm_stock: bool,
 }
 
 impl Effort {
-    pub(crate) const FULL: Self =
-        Self { rounds: 15, starts: 15, rests: 3, turn: Duration::from_millis(100), file: 8 << 20 };
+    pub(crate) const FULL: Self = Self {
+        rounds: 15,
+        starts: 15,
+        rests: 3,
+        turn: Duration::from_millis(100),
+        file: 8 << 20,
+        idle: Duration::from_secs(10),
+        commands: 100_000,
+        vm_rounds: 7,
+        vm_file: 4 << 20,
+        vm_stock: true,
+    };
     /// Enough to see that everything works, and no more.
-    pub(crate) const QUICK: Self =
-        Self { rounds: 2, starts: 2, rests: 1, turn: Duration::from_millis(5), file: 1 << 20 };
+    pub(crate) const QUICK: Self = Self {
+        rounds: 2,
+        starts: 2,
+        rests: 1,
+        turn: Duration::from_millis(5),
+        file: 1 << 20,
+        idle: Duration::from_secs(1),
+        commands: 1_000,
+        vm_rounds: 1,
+        vm_file: 1 << 20,
+        vm_stock: false,
+    };
 }
 
 /// Lets every contestant measure its `N` figures once per round, all contestants in each round.

@@ -66,7 +66,7 @@ pub(crate) struct Table {
 /// A row's last three columns.
 #[derive(Debug, Serialize)]
 pub(crate) struct Judgement {
-    /// Ours by that of each other column.
+    /// Ours by that of each other column, unless that is nothing.
     pub(crate) ratios: Vec<Option<f64>>,
     pub(crate) target: String,
     pub(crate) verdict: &'static str,
@@ -77,7 +77,7 @@ impl Table {
         let ours = row.cells.last().and_then(Cell::samples);
         let ratios: Vec<Option<f64>> = row.cells[..row.cells.len().saturating_sub(1)]
             .iter()
-            .map(|cell| Some(ours?.ratio_to(cell.samples()?)))
+            .map(|cell| Some(ours?.ratio_to(cell.samples()?)).filter(|ratio| ratio.is_finite()))
             .collect();
         let verdict = match (row.target, row.target.met(ours.map(Samples::median), &ratios)) {
             (Target::Open, _) => "–",

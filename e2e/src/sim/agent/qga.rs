@@ -139,7 +139,12 @@ impl Agent {
             let error = (freeze == FreezeResult::Failed)
                 .then(|| format!("failed to freeze {mountpoint}: Input/output error"));
             failure.clone_from(&error);
-            self.last.filesystems.push(FilesystemFreeze { mountpoint, freeze, error, thaw: None });
+            self.last.filesystems.push(FilesystemFreeze {
+                mountpoint,
+                freeze,
+                error,
+                ..FilesystemFreeze::default()
+            });
             if failure.is_some() {
                 break;
             }
@@ -235,6 +240,7 @@ impl Agent {
                 });
             if let Some(done) = done {
                 done.thaw = Some(thaw);
+                done.written_sectors = Some(8 * guest.filesystems[at].torn);
             }
         }
         count

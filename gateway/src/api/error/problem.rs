@@ -111,6 +111,18 @@ impl Problem {
         Self::bad_request(format!("Member \"{name}\": {why}."))
     }
 
+    /// Whether the same may go well a moment later, by itself.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(
+            self.0.code,
+            Code::AgentUnavailable
+                | Code::AgentTimeout
+                | Code::QueueFull
+                | Code::VmFrozen
+                | Code::VmPaused
+        )
+    }
+
     pub(crate) fn code(&self) -> Code {
         self.0.code
     }

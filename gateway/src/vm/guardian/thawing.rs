@@ -92,7 +92,7 @@ impl Guardian {
             if away {
                 self.away();
                 let since = *gone_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= self.vm.settings().limits.orphan {
+                if since.elapsed() >= self.vm.settings().limits().orphan {
                     return self.give_up(cause);
                 }
             } else {
@@ -188,7 +188,7 @@ impl Guardian {
     /// will be.
     async fn send_thaw(&mut self) -> Result<i64, CallError> {
         let options = self.vm.options(&GuestFsfreezeThaw::INFO);
-        let patience = self.vm.settings().limits.sync;
+        let patience = self.vm.settings().limits().sync;
         let vm = self.vm.clone();
         let mut thaw = Box::pin(vm.call(GuestFsfreezeThaw {}, options));
         // Somebody who asks is not kept waiting, but an honest agent gets a moment.

@@ -38,7 +38,7 @@ impl Session<'_> {
         {
             return Ok(());
         }
-        let until = now + self.vm.settings.limits.sync;
+        let until = now + self.vm.settings.limits().sync;
         let look = (!self.was_up).then(|| now + LOOK_AFTER);
         self.stage = Stage::Syncing { since: now, until, look };
         Ok(())
@@ -114,7 +114,7 @@ impl Session<'_> {
             match &mut self.stage {
                 Stage::Up => {}
                 Stage::Syncing { since, until, .. } => {
-                    (*since, *until) = (now, now + self.vm.settings.limits.sync);
+                    (*since, *until) = (now, now + self.vm.settings.limits().sync);
                 }
                 Stage::Silent { again, .. } => *again = now,
             }
@@ -131,7 +131,7 @@ impl Session<'_> {
 
     /// Says why there is no answer, and when to try again.
     pub(super) fn silent(&mut self, now: Instant, pause: Duration) {
-        let limits = &self.vm.settings.limits;
+        let limits = self.vm.settings.limits();
         let (state, reason) = match sock_diag::far_end(&self.stream) {
             Ok(end) if !end.accepted => {
                 (LinkState::Busy, "another client holds the socket".to_owned())

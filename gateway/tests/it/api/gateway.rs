@@ -79,7 +79,6 @@ impl Gateway {
         let front = api::front(State {
             registry: registry.clone(),
             leases: leases.clone(),
-            limits: config.limits.clone(),
             stopping: stopping.clone(),
         });
         tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));

@@ -33,7 +33,10 @@ async fn what_it_has_works_and_what_it_lacks_is_told() {
     };
     let vm = tokio::time::timeout(BOUND, known).await.expect("known in time");
     assert_eq!(vm["agent"]["version"], "0.15.50");
-    let nothing = json!({"commands": null, "echoes_id": false, "delimited_sync": false});
+    let nothing = json!({
+        "commands": null, "echoes_id": false, "delimited_sync": false, "extensions": [],
+        "windows": false
+    });
     assert_eq!(vm["capabilities"], nothing);
     let info = gateway.ask("GET", "/vms/vm/agent").send().await.expect(200);
     assert_eq!(info, json!({"version": "0.15.50", "supported_commands": []}));

@@ -15,8 +15,9 @@ fn reads() -> Vec<(String, &'static str, Value)> {
     let mut reads = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         let command = item["get"]["x-qga-command"].as_str().unwrap_or_default();
-        let of_guest = command.starts_with("guest-") && command.contains("-get-");
-        if of_guest && !path.contains("{name}") || command == "guest-info" {
+        let of_guest =
+            command.starts_with("guest-get-") || command.starts_with("guest-network-get-");
+        if of_guest && !command.contains(' ') || command == "guest-info" {
             let content = &item["get"]["responses"]["200"]["content"]["application/json"];
             let command: &'static str = command.to_owned().leak();
             reads.push((path.replace("{id}", "vm"), command, content["example"].clone()));

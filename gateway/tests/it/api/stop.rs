@@ -3,7 +3,6 @@
 use axum::body::Body;
 use qga_gateway::api::access::Access;
 use qga_gateway::api::{self, State};
-use qga_gateway::config::Limits;
 use qga_gateway::principal::Principal;
 use qga_gateway::vm::LinkState;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +48,6 @@ async fn a_stopping_gateway_says_that_it_is_not_ready() {
     let front = api::front(State {
         registry: gateway.registry.clone(),
         leases: gateway.leases.clone(),
-        limits: Limits::default(),
         stopping,
     });
     let request = hyper::Request::get("/readyz").header("host", "a").body(Body::empty()).unwrap();

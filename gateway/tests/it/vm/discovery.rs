@@ -62,7 +62,7 @@ async fn the_first_keeps_a_duplicate_id() {
     let registry = start(dir.path(), &vm);
     assert_eq!(ids(&registry), ["vm-a"]);
     let vm = registry.get(&id("vm-a")).expect("there");
-    assert_eq!(vm.socket(), fixed);
+    assert_eq!(*vm.socket(), *fixed);
     until(&vm, LinkState::Ready).await;
 }
 

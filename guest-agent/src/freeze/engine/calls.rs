@@ -85,13 +85,16 @@ impl<K: Kernel> Engine<K> {
 
     fn call_thaw(&mut self, target: &Target) {
         let device = target.device;
+        let sectors = self.kernel.sectors_written(target);
         let held = self.held.iter().position(|held| held.target.device == device);
-        if let Some(held) = held.map(|at| self.held.swap_remove(at))
-            && held.release.try_send(()).is_ok()
-        {
-            self.begun(&held.target);
-            return;
+        if let Some(held) = held.map(|at| self.held.swap_remove(at)) {
+            self.record.thaws_at(&held.target.path, sectors);
+            if held.release.try_send(()).is_ok() {
+                self.begun(&held.target);
+                return;
+            }
         }
+        self.record.thaws_at(&target.path, sectors);
         let wanted = target.clone();
         let (kernel, outbox) = (Arc::clone(&self.kernel), self.outbox.clone());
         let spawned = spawn(&target.path, move || {
@@ -121,6 +124,10 @@ impl<K: Kernel> Engine<K> {
         let at = self.calls.iter().position(|call| call.target.device == device)?;
         let target = self.calls.swap_remove(at).target;
         let held = self.record.holds(&target.path);
+        if let Returned::Freeze(FreezeResult::Frozen, _) = returned {
+            let sectors = self.kernel.sectors_written(&target);
+            self.record.froze_at(&target.path, sectors);
+        }
         if let Some(filesystem) = self.record.filesystem(&target.path) {
             match returned {
                 Returned::Freeze(result, error) => {

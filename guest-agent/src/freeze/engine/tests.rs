@@ -1,6 +1,6 @@
 //! The engine against a kernel in which filesystems hang on command.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -32,6 +32,8 @@ struct Inner {
     unmounted: HashSet<String>,
     /// Nothing leads to these.
     out_of_reach: HashSet<String>,
+    /// What the devices of each took; nothing is known of the others.
+    sectors: HashMap<String, u64>,
     log: Vec<String>,
     now_ms: u64,
     tick_from: Option<u64>,
@@ -143,6 +145,10 @@ impl Kernel for Fake {
             }
             drop(self.changed.wait_timeout(inner, Duration::from_millis(1)).unwrap());
         }
+    }
+
+    fn sectors_written(&self, target: &Target) -> Option<u64> {
+        self.inner.lock().unwrap().sectors.get(target.path.to_str()?).copied()
     }
 
     fn now_ms(&self) -> u64 {

@@ -48,6 +48,23 @@ fn a_freeze_goes_on_with_lease_deadline_and_results() {
 }
 
 #[test]
+fn what_was_written_since_the_freeze_is_told_after_a_restart_too() {
+    let bed = Bed::new();
+    bed.kernel.with(|inner| inner.sectors.extend([("/a".into(), 100), ("/b".into(), 7)]));
+    bed.freeze_for("a", Term::Unlimited);
+    bed.outcome();
+    bed.kernel.with(|inner| inner.sectors.extend([("/a".into(), 108), ("/c".into(), 1)]));
+    let bed = bed.restart("boot");
+    bed.thaw_for("a");
+    let answer: LeasedThaw = serde_json::from_str(&bed.outcome()).unwrap();
+    let written = |path: &str| {
+        let mut all = answer.filesystems.iter();
+        all.find(|one| one.mountpoint == path).unwrap().written_sectors
+    };
+    assert_eq!((written("/a"), written("/b"), written("/c")), (Some(8), Some(0), None));
+}
+
+#[test]
 fn a_deadline_that_passed_meanwhile_thaws_at_once() {
     let bed = frozen_for(1000);
     bed.kernel.with(|inner| inner.now_ms = 2000);

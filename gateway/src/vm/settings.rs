@@ -1,0 +1,50 @@
+//! What all VMs share, with the bounds that a reload of the configuration may change.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::Notify;
+
+use super::capabilities::Interner;
+use super::events::Events;
+use super::power::PowerWatches;
+use crate::config::{Config, Limits, Timeouts};
+
+/// What all VMs share.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    limits: RwLock<Arc<Limits>>,
+    timeouts: RwLock<Arc<Timeouts>>,
+    pub(crate) agents: Interner,
+    pub(crate) events: Events,
+    pub(crate) power: PowerWatches,
+    /// Wakes the discovery: a VM that was kept for its lease may go.
+    pub(crate) unpinned: Notify,
+}
+
+impl Settings {
+    pub(crate) fn new(config: &Config) -> Arc<Self> {
+        Arc::new(Self {
+            limits: RwLock::new(Arc::new(config.limits.clone())),
+            timeouts: RwLock::new(Arc::new(config.timeouts.clone())),
+            agents: Interner::default(),
+            events: Events::new(&config.limits),
+            power: PowerWatches::default(),
+            unpinned: Notify::new(),
+        })
+    }
+
+    /// The bounds as they are now. What has begun under others may end under them.
+    pub(crate) fn limits(&self) -> Arc<Limits> {
+        self.limits.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn timeouts(&self) -> Arc<Timeouts> {
+        self.timeouts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn reload(&self, limits: &Limits, timeouts: &Timeouts) {
+        let (limits, timeouts) = (Arc::new(limits.clone()), Arc::new(timeouts.clone()));
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+        *self.timeouts.write().unwrap_or_else(PoisonError::into_inner) = timeouts;
+    }
+}
