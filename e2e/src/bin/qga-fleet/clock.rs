@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime, clock_settime};
 use serde_json::{Value, json};
 
 const BOUND: Duration = Duration::from_secs(120);
-const TTL: u64 = 4;
+const TTL: u64 = 2;
 /// What a deadline may be missed by where everything is emulated.
 const SLACK: Duration = Duration::from_secs(8);
 const DAY: i64 = 86_400;

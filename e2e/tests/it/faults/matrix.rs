@@ -13,8 +13,7 @@ use qga_e2e::sim::Mode;
 use qga_testing::unavailable;
 
 use super::case::{Case, Fault, Point};
-use super::{check, damage};
-use crate::fleet::gateway_program;
+use super::{check, damage, durable_gateway, has_groups};
 
 /// Most of a case is waiting.
 const AT_ONCE: usize = 12;
@@ -31,6 +30,10 @@ and margin, no lease lost, nobody else's freeze thawed, no `held` that was not.*
 A cell is the lease's verdict and the cause of its thaw, or `no lease` and the problem's code if none
 remained; with several, which one depends on what comes first. The orchestrator freezes for two
 seconds and, up to *renewal in flight*, leaves the thaw to the lease's time.
+
+A wall clock that jumps by a day or by ten years, forwards or back, moves no deadline and spoils no
+verdict, at the lease's expiry or at a thaw that is asked for. Only a VM's clock may be set so; the
+gateway and its guests run in one for that (`faults::clock`).
 ";
 
 struct Done {
@@ -41,7 +44,8 @@ struct Done {
 
 #[test]
 fn after_every_fault_at_every_point_nothing_is_lost() {
-    let Some(program) = gateway_program() else { return };
+    let Some(program) = durable_gateway() else { return };
+    let groups = has_groups(&program);
     if !may_unshare() {
         unavailable("no namespaces for a full disk and a suspended host: not root");
         return;
@@ -50,9 +54,12 @@ fn after_every_fault_at_every_point_nothing_is_lost() {
     let write = told == "write";
     let cases: Vec<Case> = Case::all()
         .into_iter()
+        .filter(|case| groups || !case.point.is_group())
         .filter(|case| write || told.is_empty() || format!("{case:?}").contains(&told))
         .collect();
-    let done = run(&program, &cases);
+    // Where two things race, one run sees one outcome.
+    let rounds = if write { 3 } else { 1 };
+    let done: Vec<Done> = (0..rounds).flat_map(|_| run(&program, &cases)).collect();
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/fault-matrix.md");
     let mut table = Table::read(&file);
     let mut faults = Vec::new();
