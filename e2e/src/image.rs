@@ -16,6 +16,8 @@ const INITRAMFS_INIT: &[u8] = include_bytes!("../guest/initramfs-init");
 const INIT: &[u8] = include_bytes!("../guest/init");
 const POWER: &[u8] = include_bytes!("../guest/power");
 
+/// Bytes of the small ext4 image on the root disk, which tests copy and mount.
+const SMALL_SIZE: u64 = 4 << 20;
 /// Bytes of the root disk.
 const ROOT_SIZE: u64 = 160 << 20;
 
@@ -69,6 +71,9 @@ pub(crate) fn root_disk(assets: &Assets, agent: &GuestAgent, path: &Path) -> Res
     for name in ["poweroff", "halt", "reboot", "shutdown"] {
         program(&root.join("sbin").join(name), POWER)?;
     }
+    let small = root.join("small.ext4");
+    File::create(&small)?.set_len(SMALL_SIZE)?;
+    run(tool("mke2fs", &["-q", "-F", "-t", "ext4"]).arg(&small)).context("making an image")?;
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\n")?;
 

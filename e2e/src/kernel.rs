@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// What the guest cannot do without. Modules that are built into this kernel are skipped.
-/// btrfs asks for its checksums by name at run time, so they come before it.
-const WANTED: [&str; 8] = [
+/// btrfs asks for its checksums by name at run time, so they come before it, and vfat for its two
+/// character sets.
+const WANTED: [&str; 12] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_console",
@@ -17,6 +18,10 @@ const WANTED: [&str; 8] = [
     "blake2b_generic",
     "xfs",
     "btrfs",
+    "loop",
+    "nls_cp437",
+    "nls_ascii",
+    "vfat",
 ];
 
 /// An unpacked kernel package.

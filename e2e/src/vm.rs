@@ -95,6 +95,12 @@ impl Vm {
         self.dir.join("qga.sock")
     }
 
+    /// The chardev socket of the port that the example configuration gives to the gateway. No agent
+    /// serves it unless a test starts one.
+    pub fn gateway_port_socket(&self) -> PathBuf {
+        self.dir.join("gateway.sock")
+    }
+
     /// The chardev socket of the bare server's port, in a VM that is measured.
     pub fn bare_socket(&self) -> PathBuf {
         self.dir.join("bare.sock")
@@ -259,8 +265,11 @@ fn qemu_arguments(assets: &Assets, dir: &Path, measured: bool) -> Vec<String> {
     }
 
     add("-device", "virtio-serial-pci".to_owned());
-    let agents =
-        [("qga", "qga.sock", "org.qemu.guest_agent.0"), ("control", "control.sock", Control::PORT)];
+    let agents = [
+        ("qga", "qga.sock", "org.qemu.guest_agent.0"),
+        ("gateway", "gateway.sock", "org.qga.gateway.0"),
+        ("control", "control.sock", Control::PORT),
+    ];
     let bare = measured.then_some(("bare", "bare.sock", PORT));
     for (id, socket, port) in agents.into_iter().chain(bare) {
         let socket = path(socket);

@@ -36,7 +36,7 @@ use serde::Deserialize;
 
 use crate::vm::VmId;
 
-pub use template::{IdTemplate, PathTemplate};
+pub use template::{IdTemplate, LabelTemplate, PathTemplate};
 
 /// The gateway's configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -47,6 +47,9 @@ pub struct Config {
     /// VMs with a known socket.
     #[serde(rename = "vm")]
     pub vms: Vec<VmConfig>,
+    /// VMs whose QEMU connects to the gateway.
+    #[serde(rename = "listen_vm")]
+    pub listen_vms: Vec<ListenVmConfig>,
     /// Patterns of sockets that come and go.
     pub discover: Vec<DiscoverConfig>,
     /// Bounds on memory, time and numbers.
@@ -102,6 +105,55 @@ pub struct VmConfig {
     /// QEMU's QMP socket, a monitor that nobody else uses: it serves one client.
     #[serde(default, deserialize_with = "fields::absolute_or_none")]
     pub qmp: Option<PathBuf>,
+    /// Use the channel that libvirt keeps for itself all the same.
+    #[serde(default)]
+    pub libvirt_channel: bool,
+    /// The gateway listens on the socket, and QEMU connects: a [`ListenVmConfig`].
+    #[serde(skip)]
+    pub listens: bool,
+}
+
+/// A VM whose chardev is in client mode: QEMU connects to a socket that the gateway makes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenVmConfig {
+    /// The VM's id.
+    pub id: VmId,
+    /// The socket that the gateway makes.
+    #[serde(deserialize_with = "fields::absolute")]
+    pub socket: PathBuf,
+    /// Labels, for selectors and for people.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Users as whom QEMU may run; empty for the gateway's own and root.
+    #[serde(default)]
+    pub owner_uids: Vec<u32>,
+    /// QEMU's QMP socket, as in [`VmConfig`].
+    #[serde(default, deserialize_with = "fields::absolute_or_none")]
+    pub qmp: Option<PathBuf>,
+}
+
+impl From<&ListenVmConfig> for VmConfig {
+    fn from(config: &ListenVmConfig) -> Self {
+        let ListenVmConfig { id, socket, labels, owner_uids, qmp } = config.clone();
+        let mode = Mode::Persistent;
+        Self { id, socket, labels, mode, owner_uids, qmp, libvirt_channel: true, listens: true }
+    }
+}
+
+impl VmConfig {
+    /// Whether the socket is the channel that libvirt itself holds, and is not to be touched.
+    pub(crate) fn is_left_alone(&self) -> bool {
+        !self.libvirt_channel && is_libvirts(&self.socket)
+    }
+}
+
+/// Whether that is where libvirt puts the channel that it holds itself: below `…/libvirt/qemu/`.
+pub(crate) fn is_libvirts(socket: &Path) -> bool {
+    let mut names = socket.iter();
+    socket.file_name().is_some_and(|name| name == "org.qemu.guest_agent.0")
+        && names.any(|name| name == "libvirt")
+        && names.next().is_some_and(|name| name == "qemu")
 }
 
 /// A pattern of sockets that come and go.
@@ -114,15 +166,21 @@ pub struct DiscoverConfig {
     /// How a path gives the VM's id; `{stem}` unless told.
     #[serde(default)]
     pub id: IdTemplate,
-    /// Labels of every VM found.
+    /// Labels of every VM found; their values may be made from the path as ids are.
     #[serde(default)]
-    pub labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, LabelTemplate>,
     /// When the gateway holds the sockets; on demand in Proxmox VE's layout, where others connect
     /// per command, and persistent elsewhere.
     pub mode: Option<Mode>,
-    /// Users as whom the listeners may run; empty for any.
+    /// Users as whom the listeners may run; empty for any. Root in Proxmox VE's layout unless told.
+    pub owner_uids: Option<Vec<u32>>,
+    /// Where libvirt keeps the XML of the domains that run, for `{domain}`; `/run/libvirt/qemu`
+    /// unless told.
+    #[serde(default, deserialize_with = "fields::absolute_or_none")]
+    pub libvirt_state: Option<PathBuf>,
+    /// Use the channels that libvirt keeps for itself all the same.
     #[serde(default)]
-    pub owner_uids: Vec<u32>,
+    pub libvirt_channel: bool,
     /// How a path gives that of the VM's QMP socket, which nobody else may use; none unless told.
     #[serde(default)]
     pub qmp: Option<PathTemplate>,
@@ -131,20 +189,48 @@ pub struct DiscoverConfig {
 impl DiscoverConfig {
     /// The mode told, or the one that fits the layout.
     pub fn mode(&self) -> Mode {
+        let fits = || if self.is_proxmox() { Mode::OnDemand } else { Mode::Persistent };
+        self.mode.unwrap_or_else(fits)
+    }
+
+    /// The owners told, or those that fit the layout.
+    pub fn owners(&self) -> &[u32] {
+        match &self.owner_uids {
+            Some(told) => told,
+            None if self.is_proxmox() => &[0],
+            None => &[],
+        }
+    }
+
+    /// Where the live XML of libvirt's domains is.
+    pub(crate) fn libvirt_state(&self) -> &Path {
+        self.libvirt_state.as_deref().unwrap_or_else(|| Path::new("/run/libvirt/qemu"))
+    }
+
+    /// Whether anything here is made from the domain's name.
+    pub(crate) fn needs_domain(&self) -> bool {
+        template::need_domain(&self.id, self.qmp.as_ref(), self.labels.values())
+    }
+
+    fn is_proxmox(&self) -> bool {
         let proxmox = ["/run/qemu-server/", "/var/run/qemu-server/"];
-        let shared = proxmox.iter().any(|dir| self.glob.as_str().starts_with(dir));
-        self.mode.unwrap_or(if shared { Mode::OnDemand } else { Mode::Persistent })
+        proxmox.iter().any(|dir| self.glob.as_str().starts_with(dir))
     }
 
     /// The VM behind `socket`.
-    pub(crate) fn vm(&self, id: VmId, socket: &Path) -> VmConfig {
+    pub(crate) fn vm(&self, id: VmId, socket: &Path, domain: Option<&str>) -> VmConfig {
+        let label = |(name, value): (&String, &LabelTemplate)| {
+            Some((name.clone(), value.apply(socket, domain)?))
+        };
         VmConfig {
             id,
             socket: socket.into(),
-            labels: self.labels.clone(),
+            labels: self.labels.iter().filter_map(label).collect(),
             mode: self.mode(),
-            owner_uids: self.owner_uids.clone(),
-            qmp: self.qmp.as_ref().and_then(|qmp| qmp.apply(socket)),
+            owner_uids: self.owners().to_vec(),
+            qmp: self.qmp.as_ref().and_then(|qmp| qmp.apply(socket, domain)),
+            libvirt_channel: self.libvirt_channel,
+            listens: false,
         }
     }
 }
@@ -354,29 +440,36 @@ impl Config {
         Ok(config)
     }
 
+    /// The VMs that are listed, of both kinds.
+    pub(crate) fn all_vms(&self) -> Vec<VmConfig> {
+        let listening = self.listen_vms.iter().map(VmConfig::from);
+        self.vms.iter().cloned().chain(listening).collect()
+    }
+
     /// The first key that contradicts another, with the reason.
     fn contradiction(&self) -> Option<(String, String)> {
-        for (n, vm) in self.vms.iter().enumerate() {
-            if let Some(other) = self.vms[..n].iter().position(|other| other.id == vm.id) {
-                let cause = format!("`{}` is the id of vm[{other}] already", vm.id);
-                return Some((format!("vm[{n}].id"), cause));
+        let vms = self.all_vms();
+        let name = |n: usize| match n.checked_sub(self.vms.len()) {
+            None => format!("vm[{n}]"),
+            Some(n) => format!("listen_vm[{n}]"),
+        };
+        let one = "has that socket already, and it serves one client";
+        for (n, vm) in vms.iter().enumerate() {
+            let before = |same: &dyn Fn(&VmConfig) -> bool| vms[..n].iter().position(same);
+            if let Some(other) = before(&|other| other.id == vm.id) {
+                let cause = format!("`{}` is the id of {} already", vm.id, name(other));
+                return Some((format!("{}.id", name(n)), cause));
             }
-            if let Some(other) = self.vms[..n].iter().position(|other| other.socket == vm.socket) {
-                let cause =
-                    format!("vm[{other}] has that socket already, and it serves one client");
-                return Some((format!("vm[{n}].socket"), cause));
+            if let Some(other) = before(&|other| other.socket == vm.socket) {
+                return Some((format!("{}.socket", name(n)), format!("{} {one}", name(other))));
             }
             let Some(qmp) = &vm.qmp else { continue };
-            if self.vms.iter().any(|other| other.socket == *qmp) {
+            if vms.iter().any(|other| other.socket == *qmp) {
                 let cause = "is the socket of an agent, not of QMP".into();
-                return Some((format!("vm[{n}].qmp"), cause));
+                return Some((format!("{}.qmp", name(n)), cause));
             }
-            if let Some(other) =
-                self.vms[..n].iter().position(|other| other.qmp.as_ref() == Some(qmp))
-            {
-                let cause =
-                    format!("vm[{other}] has that socket already, and it serves one client");
-                return Some((format!("vm[{n}].qmp"), cause));
+            if let Some(other) = before(&|other| other.qmp.as_ref() == Some(qmp)) {
+                return Some((format!("{}.qmp", name(n)), format!("{} {one}", name(other))));
             }
         }
         let l = &self.limits;

@@ -39,7 +39,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let stopping = CancellationToken::new();
     let tracker = TaskTracker::new();
     // Before the first of many.
-    raise_descriptors(config.vms.len());
+    raise_descriptors(config.all_vms().len());
     let (unix, tcp) = listen(&config.listen).await?;
     let registry = Registry::start(&config);
     let leases = Leases::new(&registry);

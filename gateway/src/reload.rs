@@ -37,7 +37,7 @@ impl Reloader {
 
     async fn take_over(&self, registry: &Registry) -> Result<(), ConfigError> {
         let config = Config::load(&self.file)?;
-        crate::server::raise_descriptors(config.vms.len());
+        crate::server::raise_descriptors(config.all_vms().len());
         // The registry is closed only once nobody reloads any more.
         let Some(done) = registry.reload(&config).await else { return Ok(()) };
         tracing::info!(

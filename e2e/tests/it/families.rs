@@ -1,26 +1,30 @@
-//! Commands that change what only a machine of its own has: processors, memory, clocks, disks.
+//! Commands that change what only a machine of its own has: processors, memory, clocks, disks. What
+//! our agent answers, Debian's does too, but for what stands here by kind.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use qga_e2e::{AgentError, Control, Disk, RawAgent, Target as _, until};
+use qga_e2e::{AgentError, Control, Disk, RawAgent, until};
 use serde_json::{Value, json};
 
-use crate::guests::{Guest, Kind, SOON};
+use crate::guests::{Guest, Kind, SOON, both_agents};
 use crate::leases;
 
-#[test]
-fn ours() {
-    let Some(mut guest) = Guest::boot(Kind::Ours) else { return };
+both_agents!(families);
+
+fn families(kind: Kind) {
+    let Some(mut guest) = Guest::boot(kind) else { return };
     let mut agent = guest.vm.raw_agent().unwrap();
-    agent.ping().unwrap();
+    agent.sync().unwrap();
     processors(&mut agent, guest.vm.control());
     memory_blocks(&mut agent, guest.vm.control());
-    clocks(&mut agent, guest.vm.control());
+    clocks(kind, &mut agent, guest.vm.control());
     loopback(&mut agent, guest.vm.control());
     addresses(&mut agent, guest.vm.control());
     trim(&mut agent, &mut guest);
-    leases::hold_and_end(&mut guest, &mut agent);
+    if matches!(kind, Kind::Ours) {
+        leases::hold_and_end(&mut guest, &mut agent);
+    }
 }
 
 fn call(agent: &mut RawAgent, command: &str, arguments: &Value) -> Value {
@@ -34,9 +38,11 @@ fn processors(agent: &mut RawAgent, control: &mut Control) {
         assert_eq!(call(agent, "guest-set-vcpus", &second), 1);
         assert_eq!(control.output(ONLINE).unwrap(), kernel);
         let found = call(agent, "guest-get-vcpus", &json!({}));
-        let states: Vec<_> = found.as_array().unwrap().iter().map(|p| &p["online"]).collect();
-        assert_eq!(states, [&json!(true), &json!(online)], "{found}");
-        assert_eq!(found[1]["can-offline"], true);
+        assert_eq!(found.as_array().unwrap().len(), 2, "{found}");
+        for (id, online, can_offline) in [(0, true, false), (1, online, true)] {
+            let wanted = json!({ "logical-id": id, "online": online, "can-offline": can_offline });
+            assert!(found.as_array().unwrap().contains(&wanted), "{found}");
+        }
         let counted = call(agent, "guest-get-cpustats", &json!({}));
         assert_eq!(counted.as_array().unwrap().len(), 1 + usize::from(online), "{counted}");
     };
@@ -90,13 +96,19 @@ fn memory_blocks(agent: &mut RawAgent, control: &mut Control) {
 }
 
 /// First as the guest is, without a hwclock, then with busybox's.
-fn clocks(agent: &mut RawAgent, control: &mut Control) {
+fn clocks(kind: Kind, agent: &mut RawAgent, control: &mut Control) {
     const SECOND: i64 = 1_000_000_000;
     const HWCLOCK: &str = "/sbin/hwclock";
     /// What two looks may be apart in a slow guest.
     const SLACK: i64 = 20;
     assert_ne!(control.run(&format!("test -e {HWCLOCK}")).unwrap().status, 0);
+    let time = |seconds: i64| json!({ "time": seconds * SECOND });
+    let stock = matches!(kind, Kind::Stock);
     for (with_hwclock, start) in [(false, 1_900_000_000), (true, 2_000_000_000)] {
+        // Debian's looks for it once, and does without for ever.
+        if stock && !with_hwclock {
+            continue;
+        }
         if with_hwclock {
             // A program that leaves a trace, so that there is no doubt who set the clock.
             let script =
@@ -109,7 +121,7 @@ fn clocks(agent: &mut RawAgent, control: &mut Control) {
             let found: i64 = control.output(command).unwrap().parse().unwrap();
             assert!((wanted..wanted + SLACK).contains(&found), "{command}: {found}, not {wanted}");
         };
-        call(agent, "guest-set-time", &json!({ "time": start * SECOND }));
+        call(agent, "guest-set-time", &time(start));
         near("date +%s", start);
         near("cat /sys/class/rtc/rtc0/since_epoch", start);
         let told = call(agent, "guest-get-time", &json!({})).as_i64().unwrap();
@@ -126,10 +138,15 @@ fn clocks(agent: &mut RawAgent, control: &mut Control) {
     control
         .output(&format!("printf '#!/run/bin/sh\\necho no clock; exit 3\\n' >{HWCLOCK}"))
         .unwrap();
-    let failed = agent.call("guest-set-time", &json!({ "time": 1_800_000_000 * SECOND }));
+    let failed = agent.call("guest-set-time", &time(1_800_000_000)).unwrap_err();
+    // Agents before 10.0 keep the helper's own words to themselves.
     assert_eq!(
-        text(&failed.unwrap_err()),
-        "child process has failed to set hardware clock to system time: no clock\n"
+        text(&failed),
+        if stock {
+            "hwclock failed to set hardware clock to system time"
+        } else {
+            "child process has failed to set hardware clock to system time: no clock\n"
+        }
     );
     assert!(control.output("date +%s").unwrap().starts_with("18000000"));
     control.output(&format!("rm {HWCLOCK}")).unwrap();

@@ -15,6 +15,8 @@ mod guests;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod kinds;
+#[cfg(test)]
 mod leases;
 #[cfg(test)]
 mod raw;
@@ -33,7 +35,13 @@ mod rest_restart;
 #[cfg(test)]
 mod scenario;
 #[cfg(test)]
+mod side_by_side;
+#[cfg(test)]
+mod snapshot;
+#[cfg(test)]
 mod snippets;
+#[cfg(test)]
+mod suspend;
 #[cfg(test)]
 mod tap;
 #[cfg(test)]

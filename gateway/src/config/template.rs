@@ -8,8 +8,9 @@ use serde::{Deserialize, Deserializer};
 
 use crate::vm::VmId;
 
-/// Text with `{name}` (the name of the socket's file), `{stem}` (that name up to its last dot) and
-/// `{dir}` (the name of the directory in which it lies).
+/// Text with `{name}` (the name of the socket's file), `{stem}` (that name up to its last dot),
+/// `{dir}` (the name of the directory in which it lies) and `{domain}` (the name that the VM has in
+/// libvirt, or as QEMU's `-name`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Template(Vec<Piece>);
 
@@ -19,10 +20,11 @@ enum Piece {
     Name,
     Stem,
     Dir,
+    Domain,
 }
 
 impl Template {
-    fn apply(&self, socket: &Path) -> Option<String> {
+    fn apply(&self, socket: &Path, domain: Option<&str>) -> Option<String> {
         let mut made = String::new();
         for piece in &self.0 {
             let part = match piece {
@@ -32,10 +34,15 @@ impl Template {
                 Piece::Dir => {
                     socket.parent().and_then(Path::file_name).and_then(|dir| dir.to_str())
                 }
+                Piece::Domain => domain,
             };
             made.push_str(part?);
         }
         Some(made)
+    }
+
+    fn needs_domain(&self) -> bool {
+        self.0.contains(&Piece::Domain)
     }
 
     /// Whether it gives the same for every path.
@@ -58,8 +65,11 @@ impl FromStr for Template {
                 "name" => Piece::Name,
                 "stem" => Piece::Stem,
                 "dir" => Piece::Dir,
+                "domain" => Piece::Domain,
                 other => {
-                    return Err(format!("`{{{other}}}` is none of {{name}}, {{stem}}, {{dir}}"));
+                    return Err(format!(
+                        "`{{{other}}}` is none of {{name}}, {{stem}}, {{dir}}, {{domain}}"
+                    ));
                 }
             });
             text = after;
@@ -83,8 +93,8 @@ impl Default for IdTemplate {
 
 impl IdTemplate {
     /// The id of the VM behind `socket`, if that makes one.
-    pub fn apply(&self, socket: &Path) -> Option<VmId> {
-        self.0.apply(socket)?.parse().ok()
+    pub fn apply(&self, socket: &Path, domain: Option<&str>) -> Option<VmId> {
+        self.0.apply(socket, domain)?.parse().ok()
     }
 }
 
@@ -94,7 +104,9 @@ impl FromStr for IdTemplate {
     fn from_str(text: &str) -> Result<Self, String> {
         let template: Template = text.parse()?;
         if template.is_constant() {
-            return Err("without {name}, {stem} or {dir} all VMs would have one id".into());
+            return Err(
+                "without {name}, {stem}, {dir} or {domain} all VMs would have one id".into()
+            );
         }
         Ok(Self(template))
     }
@@ -106,8 +118,8 @@ pub struct PathTemplate(Template);
 
 impl PathTemplate {
     /// The path that belongs to `socket`.
-    pub fn apply(&self, socket: &Path) -> Option<PathBuf> {
-        self.0.apply(socket).map(PathBuf::from)
+    pub fn apply(&self, socket: &Path, domain: Option<&str>) -> Option<PathBuf> {
+        self.0.apply(socket, domain).map(PathBuf::from)
     }
 }
 
@@ -120,9 +132,28 @@ impl FromStr for PathTemplate {
             return Err(format!("`{text}` is not an absolute path"));
         }
         if template.is_constant() {
-            return Err("without {name}, {stem} or {dir} all VMs would share one socket".into());
+            return Err(
+                "without {name}, {stem}, {dir} or {domain} all VMs would share one socket".into()
+            );
         }
         Ok(Self(template))
+    }
+}
+
+/// A label's value, which may hold parts of a discovered socket's path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelTemplate(Template);
+
+impl LabelTemplate {
+    /// The label of the VM behind `socket`.
+    pub fn apply(&self, socket: &Path, domain: Option<&str>) -> Option<String> {
+        self.0.apply(socket, domain)
+    }
+}
+
+impl<'de> Deserialize<'de> for LabelTemplate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(D::Error::custom)
     }
 }
 
@@ -136,4 +167,15 @@ impl<'de> Deserialize<'de> for PathTemplate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
+}
+
+/// Whether any of them asks for the domain.
+pub(super) fn need_domain<'a>(
+    id: &IdTemplate,
+    qmp: Option<&PathTemplate>,
+    mut labels: impl Iterator<Item = &'a LabelTemplate>,
+) -> bool {
+    id.0.needs_domain()
+        || qmp.is_some_and(|qmp| qmp.0.needs_domain())
+        || labels.any(|label| label.0.needs_domain())
 }

@@ -54,13 +54,18 @@ fn everything_can_be_said() {
     assert_eq!(config.vms[0].mode, Mode::OnDemand);
     assert_eq!(config.vms[0].labels["tier"], "web");
     assert_eq!(config.discover[0].mode(), Mode::OnDemand, "Proxmox VE's layout");
+    assert_eq!(config.discover[0].owners(), [0], "there they are root's");
     assert_eq!(config.discover[1].mode(), Mode::Persistent);
+    assert!(config.discover[1].owners().is_empty());
     assert_eq!(config.limits.backoff_min, Duration::from_millis(250));
     assert_eq!(config.timeouts.freeze, Duration::from_secs(120));
     assert_eq!(config.vms[0].qmp.as_deref(), Some(Path::new("/run/vms/web-1.qmp")));
     let qmp = config.discover[1].qmp.as_ref().expect("told");
-    assert_eq!(qmp.apply(Path::new("/run/vms/db/qga.sock")), Some("/run/vms/db/qmp.sock".into()));
-    let id = |n: usize, path: &str| config.discover[n].id.apply(Path::new(path));
+    assert_eq!(
+        qmp.apply(Path::new("/run/vms/db/qga.sock"), None),
+        Some("/run/vms/db/qmp.sock".into())
+    );
+    let id = |n: usize, path: &str| config.discover[n].id.apply(Path::new(path), None);
     assert_eq!(id(0, "/run/qemu-server/100.qga"), "100".parse().ok());
     assert_eq!(id(1, "/run/vms/db/qga.sock"), "vm-db".parse().ok());
     assert_eq!(id(1, "/run/vms/no good/qga.sock"), None);
@@ -100,6 +105,49 @@ fn duplicates_are_refused_with_both_places() {
     assert_eq!(said, "/etc/qga-gateway.toml:5: vm[1].id: `a` is the id of vm[0] already");
     let said = refusal(&vms.replacen("\"a\"", "\"b\"", 1).replace("/y", "/x"));
     assert!(said.contains(":6: vm[1].socket: vm[0] has that socket already"), "{said}");
+}
+
+#[test]
+fn libvirts_own_channel_is_known_by_its_place_and_used_only_if_told() {
+    let path = "/run/libvirt/qemu/channel/1-a/org.qemu.guest_agent.0";
+    let vm = format!("[[vm]]\nid = \"a\"\nsocket = \"{path}\"\n");
+    assert!(parse(&vm).expect("parses").vms[0].is_left_alone());
+    let told = format!("{vm}libvirt_channel = true\n");
+    assert!(!parse(&told).expect("parses").vms[0].is_left_alone());
+    for (place, own) in [
+        (path, true),
+        ("/var/lib/libvirt/qemu/channel/target/domain-1-a/org.qemu.guest_agent.0", true),
+        ("/run/libvirt/qemu/channel/1-a/org.qga.gateway.0", false),
+        ("/run/qga/org.qemu.guest_agent.0", false),
+        ("/run/libvirt/org.qemu.guest_agent.0", false),
+    ] {
+        assert_eq!(is_libvirts(Path::new(place)), own, "{place}");
+    }
+}
+
+#[test]
+fn labels_and_ids_can_be_made_from_the_domain() {
+    let text = "[[discover]]\nglob = \"/x/*\"\nid = \"{domain}\"\nlabels = { at = \"{dir}\" }\n";
+    let config = parse(text).expect("parses");
+    let pattern = &config.discover[0];
+    assert!(pattern.needs_domain());
+    let path = Path::new("/x/s");
+    assert_eq!(pattern.id.apply(path, None), None);
+    let id = pattern.id.apply(path, Some("db")).expect("an id");
+    assert_eq!(pattern.vm(id, path, Some("db")).labels["at"], "x");
+}
+
+#[test]
+fn vms_that_connect_are_listed_too_and_not_twice() {
+    let vm = "[[vm]]\nid = \"a\"\nsocket = \"/x\"\n";
+    let listening = "[[listen_vm]]\nid = \"b\"\nsocket = \"/y\"\nowner_uids = [64055]\n";
+    let config = parse(&format!("{vm}{listening}")).expect("parses");
+    let [a, b] = config.all_vms().try_into().expect("two");
+    assert!(!a.listens && b.listens && b.owner_uids == [64055]);
+    let said = refusal(&format!("{vm}{}", listening.replace("/y", "/x")));
+    assert!(said.contains(":6: listen_vm[0].socket: vm[0] has that socket"), "{said}");
+    let said = refusal(&format!("{vm}{}", listening.replace("\"b\"", "\"a\"")));
+    assert!(said.contains(":5: listen_vm[0].id: `a` is the id of vm[0]"), "{said}");
 }
 
 #[test]

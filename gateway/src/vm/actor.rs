@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::door::Door;
 use super::handle::{CallError, Vm};
 use super::link::LinkState;
 use super::session::{End, Session};
@@ -26,9 +27,14 @@ use crate::config::Mode;
 /// A connection that lasted this long was a good one: the next is tried without a pause.
 const STEADY: Duration = Duration::from_secs(5);
 
+/// Why libvirt's own channel is left alone, and what to do about it.
+const LEFT_ALONE: &str = "libvirt holds this channel for itself and is left alone; give the VM a \
+    second one for the gateway (deploy/libvirt/gateway-channel.xml), or set libvirt_channel = true \
+    if libvirt does not use it";
+
 /// Serves one VM until its handle is closed.
 pub(super) async fn run(vm: Arc<Vm>) {
-    let mut actor = Actor { pause: Duration::ZERO, tried: None, news: true, vm: &vm };
+    let mut actor = Actor { pause: Duration::ZERO, tried: None, news: true, door: None, vm: &vm };
     while !vm.is_closed() {
         actor.turn().await;
     }
@@ -43,11 +49,22 @@ struct Actor<'a> {
     tried: Option<Instant>,
     /// The socket is new or has changed: see who is there, even if nobody calls.
     news: bool,
+    /// Where QEMU connects, if it is QEMU that does.
+    door: Option<Door>,
 }
 
 impl Actor<'_> {
     async fn turn(&mut self) {
+        if self.vm.left_alone {
+            self.enter(LinkState::Busy, LEFT_ALONE.into());
+            self.fail_queue();
+            self.vm.wake.notified().await;
+            return;
+        }
         self.news |= self.vm.take_kick();
+        if self.vm.listens {
+            return self.listen().await;
+        }
         let wanted = self.vm.mode == Mode::Persistent
             || self.news
             || self.vm.is_pinned()
@@ -59,24 +76,62 @@ impl Actor<'_> {
         self.tried = Some(Instant::now());
         let moves = self.vm.moves();
         match socket::connect(&self.vm.socket(), &self.vm.owners) {
-            Ok(Connection { stream, listener }) => {
-                self.vm.behind(listener);
-                if let Some(monitor) = &self.vm.qmp {
-                    monitor.nudge();
-                }
-                if !self.vm.link.state().answers() {
-                    let reason = "connected; waiting for the agent's first answer";
-                    self.enter(LinkState::Silent, reason.into());
-                }
-                // Boxed, so that a VM without a connection does not pay for one.
-                let mut session = Box::new(Session::new(self.vm, stream, moves, self.news));
-                let end = session.run().await;
-                let was_up = session.was_up;
-                drop(session);
-                self.ended(end, was_up).await;
-            }
+            Ok(connection) => self.serve(connection, moves).await,
             Err(error) => self.no_connection(&error).await,
         }
+    }
+
+    /// Waits for QEMU to connect.
+    async fn listen(&mut self) {
+        self.tried = Some(Instant::now());
+        let moves = self.vm.moves();
+        let path = self.vm.socket();
+        if self.door.as_ref().is_none_or(|door| !door.is_at(&path)) {
+            self.door = None;
+            match Door::open(path, &self.vm.owners) {
+                Ok(door) => self.door = Some(door),
+                Err(e) => {
+                    let reason = format!("the gateway cannot listen for QEMU: {e}");
+                    return self.no_connection(&ConnectError::Refused(reason)).await;
+                }
+            }
+        }
+        let Some(door) = &self.door else { return };
+        self.enter(LinkState::Absent, "the gateway listens, and no QEMU is connected".into());
+        self.fail_queue();
+        let accepted = tokio::select! {
+            accepted = door.accept() => accepted,
+            () = self.vm.wake.notified() => return,
+        };
+        match accepted {
+            Ok(connection) => {
+                self.tried = Some(Instant::now());
+                self.serve(connection, moves).await;
+            }
+            Err(e) => {
+                tracing::warn!(vm.id = %self.vm.id, "{}: {e}", self.vm.id);
+                // Whoever it is must not make the gateway busy.
+                let pause = self.next_pause();
+                self.rest(Some(pause)).await;
+            }
+        }
+    }
+
+    async fn serve(&mut self, Connection { stream, listener }: Connection, moves: u32) {
+        self.vm.behind(listener);
+        if let Some(monitor) = &self.vm.qmp {
+            monitor.nudge();
+        }
+        if !self.vm.link.state().answers() {
+            let reason = "connected; waiting for the agent's first answer";
+            self.enter(LinkState::Silent, reason.into());
+        }
+        // Boxed, so that a VM without a connection does not pay for one.
+        let mut session = Box::new(Session::new(self.vm, stream, moves, self.news));
+        let end = session.run().await;
+        let was_up = session.was_up;
+        drop(session);
+        self.ended(end, was_up).await;
     }
 
     async fn ended(&mut self, end: End, was_up: bool) {

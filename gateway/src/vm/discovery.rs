@@ -4,6 +4,7 @@
 //! inotify brings changes within milliseconds; looking at everything now and then mends what it
 //! misses: a directory that did not exist, a mount, an overflow.
 
+mod domain;
 mod expand;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,13 +15,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use self::domain::Domains;
 use self::expand::expand;
 use super::VmId;
 use super::handle::VmHandle;
 use super::link::LinkState;
 use super::registry::Registry;
 use super::watch::{Changes, Watch};
-use crate::config::{Config, DiscoverConfig, VmConfig};
+use crate::config::{Config, DiscoverConfig, VmConfig, is_libvirts};
+use crate::printable::printable;
 
 /// VMs often start many at a time: their events are taken together.
 const GATHER: Duration = Duration::from_millis(50);
@@ -34,7 +37,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(config: &Config) -> Arc<Self> {
-        Arc::new(Self { vms: config.vms.clone(), patterns: config.discover.clone() })
+        Arc::new(Self { vms: config.all_vms(), patterns: config.discover.clone() })
     }
 }
 
@@ -68,6 +71,7 @@ pub(super) struct Discovery {
     complained: BTreeSet<PathBuf>,
     /// Directories that cannot be looked into, so that each is told of once.
     unknown: BTreeSet<PathBuf>,
+    domains: Domains,
     watch: Option<Watch>,
 }
 
@@ -75,21 +79,23 @@ pub(super) struct Discovery {
 #[derive(Debug)]
 enum Source<'p> {
     Listed(&'p VmConfig),
-    Found(&'p DiscoverConfig, PathBuf),
+    Found(&'p DiscoverConfig, PathBuf, Option<String>),
 }
 
 impl Source<'_> {
     fn socket(&self) -> &Path {
         match self {
             Self::Listed(vm) => &vm.socket,
-            Self::Found(_, socket) => socket,
+            Self::Found(_, socket, _) => socket,
         }
     }
 
     fn config(&self, id: &VmId) -> VmConfig {
         match self {
             Self::Listed(vm) => (*vm).clone(),
-            Self::Found(pattern, socket) => pattern.vm(id.clone(), socket),
+            Self::Found(pattern, socket, domain) => {
+                pattern.vm(id.clone(), socket, domain.as_deref())
+            }
         }
     }
 }
@@ -128,6 +134,7 @@ impl Discovery {
             sockets: HashMap::new(),
             complained: BTreeSet::new(),
             unknown: BTreeSet::new(),
+            domains: Domains::default(),
             watch,
         };
         // At once, so that a gateway knows its VMs when it begins to serve.
@@ -141,6 +148,11 @@ impl Discovery {
             let mut pause = settings.limits().rescan;
             if self.watch.is_none() {
                 pause = pause.min(Duration::from_secs(1));
+            }
+            // Only the sockets without a domain are of interest then.
+            let everything = !self.domains.pending();
+            if !everything {
+                pause = pause.min(domain::ASK_AGAIN);
             }
             let due = Instant::now() + pause;
             let changed = async {
@@ -158,7 +170,7 @@ impl Discovery {
                     continue;
                 }
                 () = settings.unpinned.notified() => Ok(Changes::default()),
-                () = sleep_until(due) => Ok(Changes { everything: true, ..Changes::default() }),
+                () = sleep_until(due) => Ok(Changes { everything, ..Changes::default() }),
             };
             match changes {
                 Ok(changes) => self.react(&changes).await,
@@ -212,7 +224,7 @@ impl Discovery {
         report
     }
 
-    fn look<'p>(&self, plan: &'p Plan) -> Sight<'p> {
+    fn look<'p>(&mut self, plan: &'p Plan) -> Sight<'p> {
         let mut sight = Sight::default();
         for vm in &plan.vms {
             sight.directories.extend(vm.socket.parent().and_then(existing).map(Path::to_path_buf));
@@ -220,6 +232,7 @@ impl Discovery {
         }
         let listed: BTreeSet<&Path> = plan.vms.iter().map(|vm| vm.socket.as_path()).collect();
         let mut seen = BTreeSet::new();
+        self.domains.begin();
         for pattern in &plan.patterns {
             let expansion = expand(&pattern.glob);
             sight.directories.extend(expansion.directories);
@@ -230,29 +243,55 @@ impl Discovery {
                 }
             }
         }
+        self.domains.end(|socket| seen.contains(socket));
         sight
     }
 
     /// Finds out whose a socket is. Of several with one id, a VM that is there keeps it, else the
-    /// first has it.
-    fn place<'p>(&self, sight: &mut Sight<'p>, pattern: &'p DiscoverConfig, socket: PathBuf) {
-        let Some(id) = pattern.id.apply(&socket) else {
-            sight.left_out.insert(socket, "its path makes no VM id".into());
+    /// first has it; but what libvirt keeps for itself makes room for any other.
+    fn place<'p>(&mut self, sight: &mut Sight<'p>, pattern: &'p DiscoverConfig, socket: PathBuf) {
+        let alone = !pattern.libvirt_channel && is_libvirts(&socket);
+        let mut domain = None;
+        if pattern.needs_domain() {
+            let state = pattern.libvirt_state();
+            match self.domains.of(&socket, state, pattern.owners(), !alone) {
+                Ok(name) => domain = Some(name),
+                // It would only be shown as left alone.
+                Err(_) if alone => return,
+                Err(why) => {
+                    sight.left_out.insert(socket, why.into());
+                    return;
+                }
+            }
+        }
+        let Some(id) = pattern.id.apply(&socket, domain.as_deref()) else {
+            let name = domain.as_deref().map(printable).unwrap_or_default();
+            let named =
+                if name.is_empty() { String::new() } else { format!(" (domain \"{name}\")") };
+            sight.left_out.insert(socket, format!("it makes no VM id{named}"));
             return;
         };
+        let source = Source::Found(pattern, socket.clone(), domain);
         let Some(holder) = sight.vms.get(&id) else {
-            sight.vms.insert(id, Source::Found(pattern, socket));
+            sight.vms.insert(id, source);
             return;
         };
+        let found = matches!(holder, Source::Found(..));
+        let holder_alone = found && holder.config(&id).is_left_alone();
+        if alone || holder_alone {
+            if holder_alone && !alone {
+                sight.vms.insert(id, source);
+            }
+            return;
+        }
         let is_there =
             |socket: &Path| self.registry.get(&id).is_some_and(|vm| *vm.socket() == *socket);
         let taken =
             |by: &Path| format!("its id `{id}` is that of {}, which keeps it", by.display());
-        if matches!(holder, Source::Found(..)) && is_there(&socket) {
-            let loser = holder.socket().to_path_buf();
-            let why = taken(&socket);
+        if found && is_there(&socket) {
+            let (loser, why) = (holder.socket().to_path_buf(), taken(&socket));
             sight.left_out.insert(loser, why);
-            sight.vms.insert(id, Source::Found(pattern, socket));
+            sight.vms.insert(id, source);
         } else {
             let why = taken(holder.socket());
             sight.left_out.insert(socket, why);
@@ -299,7 +338,7 @@ impl Discovery {
         }
         for (id, source) in &sight.vms {
             if self.registry.get(id).is_none() {
-                if let Source::Found(_, socket) = source {
+                if let Source::Found(_, socket, _) = source {
                     tracing::info!(vm.id = %id, "{id}: found at {}", socket.display());
                 }
                 self.registry.add(source.config(id));

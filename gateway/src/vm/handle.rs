@@ -38,6 +38,10 @@ pub(crate) struct Vm {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) owners: Box<[u32]>,
     pub(crate) mode: Mode,
+    /// The socket is the one that libvirt itself holds: it is not touched.
+    pub(crate) left_alone: bool,
+    /// The gateway makes the socket, and QEMU connects to it.
+    pub(crate) listens: bool,
     pub(crate) settings: Arc<Settings>,
     pub(crate) link: Link,
     pub(crate) counters: Counters,
@@ -96,13 +100,16 @@ pub(crate) enum Work {
 
 impl VmHandle {
     pub(crate) fn new(config: VmConfig, settings: Arc<Settings>) -> Self {
-        let VmConfig { id, socket, labels, mode, owner_uids, qmp } = config;
+        let left_alone = config.is_left_alone();
+        let VmConfig { id, socket, labels, mode, owner_uids, qmp, listens, .. } = config;
         Self(Arc::new(Vm {
             id,
             place: RwLock::new(Place { socket: socket.into(), moves: 0 }),
             labels,
             owners: owner_uids.into(),
             mode,
+            left_alone,
+            listens,
             link: Link::new(LinkState::Absent, Some("not looked for yet".into())),
             counters: Counters::default(),
             qmp: qmp.map(|socket| Box::new(Monitor::new(socket))),
@@ -307,6 +314,8 @@ impl VmHandle {
             && vm.labels == config.labels
             && *vm.owners == *config.owner_uids
             && vm.mode == config.mode
+            && vm.left_alone == config.is_left_alone()
+            && vm.listens == config.listens
             && vm.qmp.is_some() == config.qmp.is_some()
     }
 

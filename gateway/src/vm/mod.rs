@@ -10,6 +10,7 @@ mod call;
 mod capabilities;
 mod counters;
 mod discovery;
+mod door;
 mod events;
 mod foreign;
 mod freeze;

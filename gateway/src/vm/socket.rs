@@ -73,17 +73,20 @@ pub(crate) fn connect(path: &Path, owners: &[u32]) -> Result<Connection, Connect
 
     let stream = UnixStream::from_std(StdStream::from(socket))
         .map_err(|e| ConnectError::Refused(format!("registering the connection: {e}")))?;
-    // Those of whoever called `listen(2)`.
-    let peer = stream
-        .peer_cred()
+    let (uid, listener) = peer(&stream)
         .map_err(|e| ConnectError::Refused(format!("asking who listens on the socket: {e}")))?;
-    let uid = peer.uid();
     if !owners.is_empty() && !owners.contains(&uid) {
         let text = format!("the socket belongs to user {uid}, who is not an expected owner");
         return Err(ConnectError::Refused(text));
     }
-    let listener = peer.pid().and_then(|pid| Incarnation::of(pid.unsigned_abs()));
     Ok(Connection { stream, listener })
+}
+
+/// Whoever called `listen(2)`, or `connect(2)` if it was the other end that did: the user and the
+/// process.
+pub(super) fn peer(stream: &UnixStream) -> io::Result<(u32, Option<Incarnation>)> {
+    let peer = stream.peer_cred()?;
+    Ok((peer.uid(), peer.pid().and_then(|pid| Incarnation::of(pid.unsigned_abs()))))
 }
 
 fn refused(doing: &str, errno: Errno) -> ConnectError {

@@ -113,7 +113,9 @@ fn message(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
 /// The kernel's number is negative; a message without one is broken.
 fn error(payload: &[u8]) -> Errno {
     let number = payload.first_chunk().copied().map(i32::from_ne_bytes);
-    number.and_then(i32::checked_neg).map_or(Errno::BADMSG, Errno::from_raw_os_error)
+    // rustix refuses others with a panic.
+    let number = number.and_then(i32::checked_neg).filter(|number| (1..4096).contains(number));
+    number.map_or(Errno::BADMSG, Errno::from_raw_os_error)
 }
 
 fn link(payload: &[u8]) -> Option<Link> {
@@ -251,7 +253,9 @@ mod tests {
         let refusal = message(NLMSG_ERROR, 1, &(-libc::EPERM).to_ne_bytes());
         assert_eq!(tables.feed(&refusal, 1), Err(Errno::PERM));
         assert_eq!(tables.feed(&refusal, 2), Ok(false));
-        assert_eq!(tables.feed(&message(NLMSG_ERROR, 1, &[]), 1), Err(Errno::BADMSG));
+        for broken in [&[][..], &[0; 4], &7_i32.to_ne_bytes(), &i32::MIN.to_ne_bytes(), &[1; 4]] {
+            assert_eq!(tables.feed(&message(NLMSG_ERROR, 1, broken), 1), Err(Errno::BADMSG));
+        }
         assert_eq!(tables.feed(&message(NLMSG_DONE, 1, &[]), 1), Ok(true));
         assert_eq!(tables, Tables::default());
     }

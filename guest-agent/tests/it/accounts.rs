@@ -23,7 +23,7 @@ for directory in usr bin sbin lib lib64; do
 done
 mount -t proc proc proc
 mount --bind /dev dev
-exec chroot . \"$PROGRAM\" -m unix-listen -p /run/socket -t /run";
+exec chroot . \"$PROGRAM\" -m unix-listen -p /run/socket -t /run -v -l /run/log";
 
 /// A root directory with a user in it, and an agent below it.
 struct House {
@@ -48,7 +48,7 @@ impl House {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755)).unwrap();
-        for directory in ["etc", "home/alice", "root/.ssh", "run", "proc", "dev", "tmp"] {
+        for directory in ["etc", "home/alice", "own", "root/.ssh", "run", "proc", "dev", "tmp"] {
             std::fs::create_dir_all(root.join(directory)).unwrap();
         }
         let write = |name: &str, text: String| std::fs::write(root.join(name), text).unwrap();
@@ -80,7 +80,9 @@ impl House {
         chown(root.join("home/alice"), Some(ALICE), Some(ALICE)).unwrap();
         let mut command = Command::new("unshare");
         command.args(["-m", "sh", "-c", SETUP]).env("ROOT", root).env("PROGRAM", program);
-        command.stderr(Stdio::null());
+        // Programs of the test's own go first.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("/own:{path}")).stderr(Stdio::null());
         let agent = Agent::spawn(&mut command, &root.join("run/socket"));
         let client = agent.connect();
         Some(Self { dir, client, agent })
@@ -304,6 +306,8 @@ fn a_password_that_was_set_verifies() {
             None => qga_testing::unavailable("nothing that knows crypt(3) on this machine"),
         }
     }
+    let log = house.read("run/log");
+    assert!(!log.contains("cret") && !log.contains("Y3Jl"), "{log}");
     // "$6$abcd$x"
     assert_eq!(set(&mut house, "alice", "JDYkYWJjZCR4", true), ok);
     assert_eq!(hash(&house), "$6$abcd$x");
@@ -325,4 +329,63 @@ fn a_password_that_was_set_verifies() {
     assert!(unknown.starts_with("child process has failed to set user password: "), "{unknown}");
     assert!(unknown.len() > 60 && unknown.ends_with('\n'), "what chpasswd says: {unknown}");
     assert_eq!(house.read("etc/shadow"), before);
+}
+
+/// A name service that knows carol, her groups, and a user whom it takes for ever to find.
+const GETENT: &str = "#!/bin/sh
+echo \"$@\" >> /run/asked
+case \"$*\" in
+'passwd carol') echo 'carol:*:5000:5001:Carol:/home/carol:/bin/sh' ;;
+'initgroups carol') echo 'carol                 5001 5002' ;;
+'passwd slow') exec sleep 100 ;;
+*) exit 2 ;;
+esac
+";
+
+#[test]
+fn a_user_whom_only_the_name_service_knows_is_found_with_all_groups() {
+    let Some(mut house) = House::new(AGENT) else { return };
+    let getent = house.path("own/getent");
+    std::fs::write(&getent, GETENT).unwrap();
+    std::fs::set_permissions(&getent, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::create_dir(house.path("home/carol")).unwrap();
+    // She may write there by her second group alone.
+    chown(house.path("home/carol"), Some(0), Some(5002)).unwrap();
+    let mode = std::fs::Permissions::from_mode(0o770);
+    std::fs::set_permissions(house.path("home/carol"), mode).unwrap();
+
+    let keys = json!({"username": "carol", "keys": ["ssh-rsa CAROL"]});
+    assert_eq!(house.ask("guest-ssh-add-authorized-keys", &keys), json!({"return": {}}));
+    let file = std::fs::metadata(house.path("home/carol/.ssh/authorized_keys")).unwrap();
+    assert_eq!((file.uid(), file.gid(), file.mode()), (5000, 5001, 0o100_600));
+    let name = json!({"username": "carol"});
+    let listed = house.ask("guest-ssh-get-authorized-keys", &name);
+    assert_eq!(listed["return"]["keys"], json!(["ssh-rsa CAROL"]));
+    assert!(house.read("run/asked").starts_with("passwd carol\ninitgroups carol\n"));
+
+    // The machine's own file comes first, and what no name can be is asked of nobody.
+    house.ask("guest-ssh-get-authorized-keys", &json!({"username": "alice"}));
+    for odd in ["-s", "a:b", "a\nb", ""] {
+        let answer = house.ask("guest-ssh-get-authorized-keys", &json!({"username": odd}));
+        let text = format!("failed to lookup user '{odd}': Success");
+        assert_eq!(answer["error"]["desc"], text.as_str());
+    }
+    assert!(house.read("run/asked").lines().all(|line| line.ends_with(" carol")));
+}
+
+#[test]
+fn a_name_service_that_hangs_holds_up_nobody_else() {
+    let Some(mut house) = House::new(AGENT) else { return };
+    let getent = house.path("own/getent");
+    std::fs::write(&getent, GETENT).unwrap();
+    std::fs::set_permissions(&getent, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let name = json!({"username": "slow"});
+    let request = json!({"execute": "guest-ssh-get-authorized-keys", "arguments": name});
+    house.client.send(request.to_string());
+    crate::bed::wait_for("the question", || house.path("run/asked").exists().then_some(()));
+    let begun = std::time::Instant::now();
+    // A second later the lookup counts as stuck, and a sync overtakes it; two later, the rest runs.
+    assert_eq!(house.client.call("guest-sync", "{\"id\":5}"), "{\"return\": 5}");
+    assert!(house.client.get("guest-get-osinfo", "").contains("kernel-release"));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(8), "{:?}", begun.elapsed());
 }

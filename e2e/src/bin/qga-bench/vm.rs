@@ -17,6 +17,10 @@ use crate::target::{Bound, Target};
 
 /// The column of the bare port.
 const BARE: usize = 1;
+/// What the figures of an emulated guest say, and what not.
+const EMULATED: &str = "under emulation what an agent does with the bytes weighs far more than under \
+    KVM: vector instructions are emulated one by one, and to decode a chunk's base64 takes about \
+    as long as the port";
 /// In a guest under emulation on a busy machine.
 const ANSWER_BOUND: Duration = Duration::from_secs(30);
 
@@ -29,6 +33,9 @@ pub(crate) fn table(ours: &Result<PathBuf, String>, effort: Effort) -> Table {
     match prepare(ours) {
         Ok((assets, ours)) => {
             notes.push(format!("accelerator: {}", assets.accel()));
+            if assets.accel() == "tcg" {
+                notes.push(EMULATED.into());
+            }
             let stock = if effort.vm_stock {
                 Entry::from(Figures::of(&assets, GuestAgent::Stock, effort))
             } else {

@@ -69,13 +69,17 @@ impl Guest {
     }
 
     pub(super) fn with_rule(path: &Path, rule: impl FnMut(&str) -> Act + Send + 'static) -> Self {
+        let mut guest = Self::unbooted(path, rule);
+        guest.boot();
+        guest
+    }
+
+    fn unbooted(path: &Path, rule: impl FnMut(&str) -> Act + Send + 'static) -> Self {
         let mounted = ["/", "/srv", "/home"].map(String::from).to_vec();
         let truth = Mutex::new(Truth { mounted, ..Truth::default() });
         let rule: Rule = Box::new(rule);
         let shared = Shared { truth, rule: Mutex::new(rule), released: Notify::new() };
-        let mut guest = Self { path: path.into(), shared: Arc::new(shared), task: None };
-        guest.boot();
-        guest
+        Self { path: path.into(), shared: Arc::new(shared), task: None }
     }
 
     pub(super) fn truth(&self) -> Truth {
@@ -124,6 +128,23 @@ impl Guest {
                 shared.lock().connected = false;
             }
         }));
+    }
+
+    /// A process that connects to the socket, again and again, instead of making it.
+    pub(super) fn connecting(path: &Path) -> Self {
+        let mut guest = Self::unbooted(path, |_| Act::Normal);
+        let (shared, path) = (guest.shared.clone(), guest.path.clone());
+        guest.task = Some(tokio::spawn(async move {
+            let mut often = tokio::time::interval(std::time::Duration::from_millis(20));
+            loop {
+                often.tick().await;
+                if let Ok(stream) = UnixStream::connect(&path).await {
+                    shared.serve(stream).await;
+                    shared.lock().connected = false;
+                }
+            }
+        }));
+        guest
     }
 
     fn lock(&self) -> MutexGuard<'_, Truth> {

@@ -1,10 +1,12 @@
 //! VMs over real sockets: a fake QEMU that serves one client at a time, agents behind it that
 //! answer as told, and the real `qemu-ga`.
 
+mod client_mode;
 mod discovery;
 mod fake;
 mod hostile;
 mod leases;
+mod libvirt;
 mod links;
 mod memory;
 mod modes;
