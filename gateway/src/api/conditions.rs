@@ -85,8 +85,8 @@ impl Conditions {
 fn seconds(text: &str) -> Result<Duration, Problem> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     // RFC 9111, 1.2.2: what does not fit counts as very long.
-    let seconds = digits.then(|| text.parse().unwrap_or(u64::from(u32::MAX)));
-    seconds.map(Duration::from_secs).ok_or_else(|| {
+    let seconds = digits.then(|| text.parse().unwrap_or(u32::MAX));
+    seconds.map(|seconds| Duration::from_secs(seconds.into())).ok_or_else(|| {
         Problem::bad_request(format!(
             "Header Cache-Control: max-age must be a number of seconds, not \"{}\".",
             printable(text)
