@@ -23,6 +23,7 @@ mod link;
 mod power;
 mod qmp;
 mod queue;
+mod reads;
 mod registry;
 mod session;
 mod settings;
@@ -54,4 +55,5 @@ pub use lease::{
 };
 pub use link::{LinkState, LinkStatus};
 pub use power::PowerOrder;
+pub use reads::Snapshot;
 pub use registry::Registry;
