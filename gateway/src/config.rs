@@ -305,6 +305,10 @@ pub struct Limits {
     pub events_kept: usize,
     /// What they may take of memory.
     pub events_kept_bytes: usize,
+    /// What the answers of all VMs may take of memory that are kept for those who take older ones.
+    pub answers_bytes: usize,
+    /// The most of that for one VM.
+    pub answers_vm_bytes: usize,
     /// How many may follow the events at once.
     pub event_subscribers: usize,
     /// How often a subscriber is shown that the connection lives.
@@ -336,6 +340,8 @@ impl Default for Limits {
             shutdown_grace: seconds(30),
             events_kept: 10_000,
             events_kept_bytes: 4 << 20,
+            answers_bytes: 16 << 20,
+            answers_vm_bytes: 256 << 10,
             event_subscribers: 64,
             event_heartbeat: seconds(15),
         }

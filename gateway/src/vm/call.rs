@@ -19,7 +19,7 @@ pub struct CallOptions {
 }
 
 impl CallOptions {
-    /// The defaults for a command. [`VmHandle::options`] knows the configured ones.
+    /// The defaults for a command. [`VmHandle::options`](super::VmHandle::options) knows the configured ones.
     pub fn for_command(info: &CommandInfo) -> Self {
         Self::from_config(info, &Timeouts::default(), Limits::default().reply_cap_bytes)
     }
