@@ -5,6 +5,7 @@ mod client_mode;
 mod discovery;
 mod fake;
 mod hostile;
+mod keepalive;
 mod leased;
 mod leases;
 mod libvirt;
