@@ -1,6 +1,6 @@
 # Thin on purpose: each target is one script or one cargo command.
 
-.PHONY: demo test check bench openapi
+.PHONY: demo test check bench openapi fault-matrix
 
 demo: ## A real VM frozen and thawed over HTTP, then yours to play with until Ctrl-C
 	@scripts/demo
@@ -16,3 +16,7 @@ bench: ## Our agent, qemu-ga and a bare server side by side; the gateway beside 
 
 openapi: ## Regenerate openapi/gateway.json from the router
 	@cargo run --quiet --package qga-gateway -- openapi > openapi/gateway.json.new && mv openapi/gateway.json.new openapi/gateway.json
+
+fault-matrix: ## Run every fault at every point of a freeze, and write what came of it to docs/fault-matrix.md
+	@cargo build --quiet --package qga-gateway --package qga-e2e --bins
+	@QGA_MATRIX=write cargo test --quiet --package qga-e2e --test it faults::matrix

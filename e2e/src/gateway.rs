@@ -1,5 +1,6 @@
 //! A `qga-gateway` process with a configuration of its own.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ pub struct Gateway {
     program: PathBuf,
     dir: PathBuf,
     process: Process,
+    /// A program that runs it, with arguments; none if empty.
+    wrapper: Vec<OsString>,
 }
 
 impl Gateway {
@@ -64,14 +67,33 @@ impl Gateway {
         config: &str,
         vms: &[(String, PathBuf)],
     ) -> Result<Self> {
+        Self::start_wrapped(program, dir, config, vms, Vec::new())
+    }
+
+    /// As [`Gateway::start_with`]; the program `wrapper` is started and must run what comes behind
+    /// its own arguments in its own place.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub fn start_wrapped(
+        program: &Path,
+        dir: &Path,
+        config: &str,
+        vms: &[(String, PathBuf)],
+        wrapper: Vec<OsString>,
+    ) -> Result<Self> {
         use std::fmt::Write as _;
-        let mut text = format!("[listen]\nunix = {:?}\n{config}\n", dir.join("api.sock"));
+        let mut text = String::new();
+        if keeps_state(program, dir)? {
+            writeln!(text, "state_dir = {:?}", dir.join("state"))?;
+        }
+        write!(text, "[listen]\nunix = {:?}\n{config}\n", dir.join("api.sock"))?;
         for (id, socket) in vms {
             write!(text, "\n[[vm]]\nid = {id:?}\nsocket = {socket:?}\n")?;
         }
         fs::write(dir.join("gateway.toml"), text)?;
-        let process = spawn(program, dir)?;
-        Ok(Self { program: program.to_owned(), dir: dir.to_owned(), process })
+        let process = spawn(program, dir, &wrapper)?;
+        Ok(Self { program: program.to_owned(), dir: dir.to_owned(), process, wrapper })
     }
 
     /// Its process.
@@ -123,15 +145,27 @@ impl Gateway {
     /// As [`Gateway::start`].
     pub fn start_again(&mut self) -> Result<()> {
         self.process.kill();
-        self.process = spawn(&self.program, &self.dir)?;
+        self.process = spawn(&self.program, &self.dir, &self.wrapper)?;
         Ok(())
+    }
+
+    /// The same with another wrapper.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub fn start_again_in(&mut self, wrapper: Vec<OsString>) -> Result<()> {
+        self.wrapper = wrapper;
+        self.start_again()
     }
 }
 
-fn spawn(program: &Path, dir: &Path) -> Result<Process> {
+fn spawn(program: &Path, dir: &Path, wrapper: &[OsString]) -> Result<Process> {
     let log = dir.join("gateway.log");
     let config = dir.join("gateway.toml");
-    let mut process = Process::spawn(program, [Path::new("--config"), config.as_path()], &log)?;
+    let mut words = wrapper.to_vec();
+    words.extend([program.into(), "--config".into(), config.into()]);
+    let first = PathBuf::from(words.remove(0));
+    let mut process = Process::spawn(&first, words, &log)?;
     let rest = Rest::new(&dir.join("api.sock"));
     until("the gateway's /readyz", READY_BOUND, || {
         if let Some(status) = process.ended()? {
@@ -146,4 +180,15 @@ fn spawn(program: &Path, dir: &Path) -> Result<Process> {
         )
     })?;
     Ok(process)
+}
+
+/// Whether this gateway has a directory for its state.
+fn keeps_state(program: &Path, dir: &Path) -> Result<bool> {
+    let file = dir.join("state.toml");
+    fs::write(&file, "state_dir = \"/nowhere\"\n")?;
+    let checked = std::process::Command::new(program)
+        .args([Path::new("check-config"), Path::new("--config"), file.as_path()])
+        .output()
+        .with_context(|| format!("starting {}", program.display()))?;
+    Ok(checked.status.success())
 }

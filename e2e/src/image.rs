@@ -41,8 +41,13 @@ pub(crate) fn initramfs(assets: &Assets, path: &Path) -> Result<()> {
     fs::write(path, cpio.finish()).context("writing the initramfs")
 }
 
-/// Makes the root disk at `path`, with `agent` in it.
-pub(crate) fn root_disk(assets: &Assets, agent: &GuestAgent, path: &Path) -> Result<()> {
+/// Makes the root disk at `path`, with `agent` and other `programs` in it.
+pub(crate) fn root_disk(
+    assets: &Assets,
+    agent: &GuestAgent,
+    programs: &[PathBuf],
+    path: &Path,
+) -> Result<()> {
     let staging = tempfile::tempdir()?;
     let root = staging.path();
     for directory in [
@@ -94,7 +99,13 @@ pub(crate) fn root_disk(assets: &Assets, agent: &GuestAgent, path: &Path) -> Res
         ),
     )?;
 
-    File::create(path)?.set_len(ROOT_SIZE)?;
+    let mut size = ROOT_SIZE;
+    for program in programs {
+        let name = program.file_name().context("a program without a name")?;
+        install(program, &root.join("bin").join(name))?;
+        size += 2 * fs::metadata(program)?.len();
+    }
+    File::create(path)?.set_len(size)?;
     run(tool("mke2fs", &["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d"])
         .arg(root)
         .arg(path))

@@ -36,10 +36,17 @@ pub enum GuestAgent {
 pub struct VmBuilder {
     dir: PathBuf,
     agent: GuestAgent,
+    programs: Vec<PathBuf>,
     measured: bool,
 }
 
 impl VmBuilder {
+    /// Another program for the guest's `/bin`. It must be static.
+    pub fn program(mut self, program: &Path) -> Self {
+        self.programs.push(program.to_owned());
+        self
+    }
+
     /// The agent in the guest; Debian's if not called.
     pub fn agent(mut self, agent: GuestAgent) -> Self {
         self.agent = agent;
@@ -61,7 +68,7 @@ impl VmBuilder {
     pub fn boot(self, assets: &Assets) -> Result<Vm> {
         let dir = self.dir;
         image::initramfs(assets, &dir.join("initramfs"))?;
-        image::root_disk(assets, &self.agent, &dir.join("root.img"))?;
+        image::root_disk(assets, &self.agent, &self.programs, &dir.join("root.img"))?;
         for disk in Disk::DATA {
             image::data_disk(disk, &dir)?;
         }
@@ -87,7 +94,12 @@ pub struct Vm {
 impl Vm {
     /// A VM that keeps its disks, sockets and logs in `dir`, which must exist.
     pub fn builder(dir: impl Into<PathBuf>) -> VmBuilder {
-        VmBuilder { dir: dir.into(), agent: GuestAgent::Stock, measured: false }
+        VmBuilder {
+            dir: dir.into(),
+            agent: GuestAgent::Stock,
+            programs: Vec::new(),
+            measured: false,
+        }
     }
 
     /// The chardev socket of the agent's port.

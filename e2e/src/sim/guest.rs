@@ -192,6 +192,15 @@ impl Guest {
         }
     }
 
+    /// What was just done was done by somebody inside.
+    pub(super) fn mark_inside(&mut self) {
+        if let Some(episode) = &mut self.current {
+            episode.by = By::Inside;
+        } else if let Some(episode) = self.past.back_mut() {
+            episode.ended = Some(Ended::Inside);
+        }
+    }
+
     /// Another boot: nothing is frozen any more.
     pub(super) fn reset(&mut self, boot_id: String) {
         let now = self.now();

@@ -33,19 +33,18 @@ pub struct Blueprint {
     pub seed: u64,
     /// Its guest's clock.
     pub clock: Clock,
+    /// Somebody inside has frozen it by the agent before anybody can connect.
+    pub frozen: bool,
     /// A program that listens in QEMU's place, so that the socket's listener is a process of its
     /// own (`qga-fleet`); else this process does.
     pub listener: Option<PathBuf>,
 }
 
 impl Blueprint {
-    /// Three filesystems, one of which cannot freeze.
+    /// Two filesystems.
     pub fn new(mode: Mode) -> Self {
-        let filesystems =
-            [("/", Kind::Freezes), ("/boot/efi", Kind::Unsupported), ("/srv", Kind::Freezes)]
-                .map(|(mountpoint, kind)| (mountpoint.to_owned(), kind))
-                .to_vec();
-        Self { mode, filesystems, seed: 0, clock: Clock::default(), listener: None }
+        let filesystems = ["/", "/srv"].map(|path| (path.to_owned(), Kind::Freezes)).to_vec();
+        Self { mode, filesystems, seed: 0, clock: Clock::default(), frozen: false, listener: None }
     }
 }
 
@@ -94,13 +93,22 @@ impl Machine {
             listener: blueprint.listener.clone(),
             qemu: Mutex::new(None),
         };
-        machine.boot()?;
+        machine.boot_with(|state| {
+            if blueprint.frozen {
+                state.freeze_inside(true);
+            }
+        })?;
         Ok(machine)
     }
 
     /// The chardev's socket.
     pub fn socket(&self) -> &Path {
         &self.path
+    }
+
+    /// The process that listens in QEMU's place; `None` while it is off or if this one does.
+    pub fn qemu_pid(&self) -> Option<u32> {
+        self.qemu().as_ref()?.listener.pid()
     }
 
     /// What is true of the guest now.
@@ -144,6 +152,16 @@ impl Machine {
     /// How long commands take from now on; what was said last of a command counts.
     pub fn latency(&self, commands: Commands, latency: Latency) {
         self.state().script.latency(commands, latency);
+    }
+
+    /// Begins [`Machine::slowest`] anew.
+    pub fn forget_slowest(&self) {
+        self.state().script.forget_slowest();
+    }
+
+    /// The longest that a command has been made to take so far.
+    pub fn slowest(&self) -> Duration {
+        self.state().script.slowest()
     }
 
     /// What happens to commands from now on.
@@ -226,9 +244,16 @@ impl Machine {
     /// # Errors
     /// There can be no socket.
     pub fn boot(&self) -> Result<()> {
+        self.boot_with(|_| {})
+    }
+
+    fn boot_with(&self, first: impl FnOnce(&mut State)) -> Result<()> {
         let (listener, accepting) = listen(&self.path, self.listener.as_deref())
             .with_context(|| format!("listening on {}", self.path.display()))?;
-        self.change(State::reset);
+        self.change(|state| {
+            state.reset();
+            first(state);
+        });
         let shared = self.shared.clone();
         let _context = self.runtime.enter();
         let accepting = tokio::net::UnixListener::from_std(accepting)?;

@@ -48,6 +48,12 @@ pub(super) fn listen(path: &Path, program: Option<&Path>) -> Result<(Listener, U
     Ok((Listener(Some(process)), socket.into()))
 }
 
+impl Listener {
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.0.as_ref().map(Child::id)
+    }
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Some(process) = &mut self.0 {

@@ -123,6 +123,7 @@ pub(super) struct Script {
     rules: Vec<Rule>,
     stops: Vec<Stop>,
     next: u64,
+    slowest: Duration,
 }
 
 /// What a command meets at a point.
@@ -136,7 +137,14 @@ pub(super) enum Met {
 impl Script {
     pub(super) fn new(seed: u64) -> Self {
         let random = Random::new(seed);
-        Self { random, latency: Vec::new(), rules: Vec::new(), stops: Vec::new(), next: 0 }
+        Self {
+            random,
+            latency: Vec::new(),
+            rules: Vec::new(),
+            stops: Vec::new(),
+            next: 0,
+            slowest: Duration::ZERO,
+        }
     }
 
     pub(super) fn latency(&mut self, commands: Commands, latency: Latency) {
@@ -164,7 +172,18 @@ impl Script {
     pub(super) fn draw(&mut self, info: &CommandInfo) -> Duration {
         let found = self.latency.iter().find(|(commands, _)| commands.include(info));
         let latency = found.map_or(Latency::None, |(_, latency)| *latency);
-        latency.draw(&mut self.random)
+        let drawn = latency.draw(&mut self.random);
+        self.slowest = self.slowest.max(drawn);
+        drawn
+    }
+
+    /// The longest latency so far.
+    pub(super) fn slowest(&self) -> Duration {
+        self.slowest
+    }
+
+    pub(super) fn forget_slowest(&mut self) {
+        self.slowest = Duration::ZERO;
     }
 
     pub(super) fn stop(&mut self, commands: Commands, moment: Moment) -> u64 {

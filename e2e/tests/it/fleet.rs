@@ -1,6 +1,7 @@
 //! Simulated machines behind the real gateway: that the simulator is what it says, and what
 //! becomes of many.
 
+mod bench;
 mod modes;
 
 use std::path::{Path, PathBuf};
@@ -20,8 +21,11 @@ pub(crate) fn listener() -> PathBuf {
     env!("CARGO_BIN_EXE_qga-fleet").into()
 }
 
-/// The gateway that was built beside this test's programs.
+/// The gateway that `QGA_E2E_GATEWAY` names, or was built beside this test's programs.
 pub(crate) fn gateway_program() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("QGA_E2E_GATEWAY") {
+        return Some(named.into());
+    }
     let built = Path::new(env!("CARGO_BIN_EXE_qga-fleet")).with_file_name("qga-gateway");
     if !built.is_file() {
         missing(&format!("no {}; run cargo build -p qga-gateway", built.display()));

@@ -11,6 +11,7 @@ mod agent;
 mod call_timeout;
 mod caller;
 mod commands;
+mod conditions;
 mod context;
 mod document;
 mod error;

@@ -1,9 +1,12 @@
 //! What a guest says of itself: one GET per `guest-get-…` command, from one table.
 
-use axum::Json;
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use bytes::Bytes;
 use qga_proto::command::{
     AgentInfo, Command, CpuStats, DeviceInfo, Disk, DiskStatsInfo, FilesystemInfo,
     GuestGetCpustats, GuestGetDevices, GuestGetDisks, GuestGetDiskstats, GuestGetFsinfo,
@@ -12,6 +15,7 @@ use qga_proto::command::{
     GuestNetworkGetInterfaces, GuestNetworkGetRoute, HostName, LoadAverage, LogicalProcessor,
     MemoryBlock, MemoryBlockInfo, NetworkInterface, NetworkRoute, OsInfo, Right, Timezone, User,
 };
+use qga_proto::{ReplyError, ReplyText};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -20,9 +24,11 @@ use utoipa_axum::routes;
 use super::App;
 use super::call_timeout::CallTimeout;
 use super::caller::{Caller, Vm};
+use super::conditions::{Conditions, Freshness};
 use super::document::CALL_PROBLEMS;
-use super::error::Problem;
+use super::error::{Code, Problem};
 use super::extract::Path;
+use crate::vm::{CallError, Snapshot};
 
 /// A guest's clock, as `PUT` on the same path takes it.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -41,6 +47,7 @@ impl From<i64> for TimeBody {
 /// A request for something that a guest says of itself.
 pub(super) struct Read {
     vm: Vm,
+    conditions: Conditions,
 }
 
 impl FromRequestParts<App> for Read {
@@ -50,21 +57,65 @@ impl FromRequestParts<App> for Read {
         let caller = Caller::from_request_parts(parts, app).await?;
         let Path(id) = Path::<String>::from_request_parts(parts, app).await?;
         let timeout = CallTimeout::from_request_parts(parts, app).await?;
-        Ok(Self { vm: caller.vm(&id, Right::Observe)?.within(timeout) })
+        let conditions = Conditions::of(&parts.headers)?;
+        Ok(Self { vm: caller.vm(&id, Right::Observe)?.within(timeout), conditions })
     }
 }
 
 impl Read {
-    /// Decoded and written anew: what the type does not know of is left out, so that a guest
-    /// cannot say anything that the document does not.
     async fn answer<C, B>(self) -> Result<Response, Problem>
     where
-        C: Command + Default,
+        C: Command,
         B: From<C::Return> + Serialize,
     {
-        let value = self.vm.call(C::default()).await?;
-        Ok(Json(B::from(value)).into_response())
+        let read = self.vm.read::<C, B>(self.conditions.max_age).await;
+        match read {
+            Ok(snapshot) => Ok(self.conditions.answer(&snapshot, Freshness::AsAsked)),
+            // Frozen, the guest says nothing: what it said before is better than nothing.
+            Err(problem) if problem.code() == Code::VmFrozen => {
+                let known = self.vm.handle.known(&C::INFO).ok_or(problem)?;
+                Ok(self.conditions.answer(&known, Freshness::Frozen))
+            }
+            Err(problem) => Err(problem),
+        }
     }
+}
+
+impl Vm {
+    /// Has a read answered by the guest, or by an answer of at most that age.
+    pub(super) async fn read<C, B>(
+        &self,
+        max_age: Option<Duration>,
+    ) -> Result<Arc<Snapshot>, Problem>
+    where
+        C: Command,
+        B: From<C::Return> + Serialize,
+    {
+        let info = const { &C::INFO };
+        self.sends(info.name);
+        let young = |known: &Arc<Snapshot>| max_age.is_some_and(|max_age| known.age() <= max_age);
+        if let Some(known) = self.handle.known(info).filter(young) {
+            return Ok(known);
+        }
+        self.admit(info).await?;
+        let read = self.handle.read(info, self.options(info), max_age, translate::<C, B>).await;
+        read.map_err(|error| self.failed(info, error))
+    }
+}
+
+/// Decoded and written anew: what the type does not know of is left out, so that a guest cannot say
+/// anything that the document does not.
+fn translate<C, B>(text: &ReplyText) -> Result<Bytes, CallError>
+where
+    C: Command,
+    B: From<C::Return> + Serialize,
+{
+    let bad = |reason: String| CallError::BadReply { reason };
+    let value = text.decode::<C>().map_err(|error| match error {
+        ReplyError::BadReply(reason) => bad(reason),
+        error => bad(error.to_string()),
+    })?;
+    serde_json::to_vec(&B::from(value)).map(Bytes::from).map_err(|error| bad(error.to_string()))
 }
 
 /// Declares the reads: path, command, what the answer is, and how one looks.
@@ -80,13 +131,34 @@ macro_rules! reads {
                 get,
                 path = $path,
                 tag = $tag,
-                params(("id" = String, Path, description = "The VM.", example = "web-1"), CallTimeout),
-                responses((
-                    status = 200,
-                    description = "What the guest says.",
-                    body = $body,
-                    example = json!($example)
-                )),
+                params(
+                    ("id" = String, Path, description = "The VM.", example = "web-1"),
+                    CallTimeout,
+                    ("cache-control" = Option<String>, Header, description = "With `max-age=N`, an answer that the guest gave at most N seconds ago is good enough.", example = "max-age=10"),
+                    ("if-none-match" = Option<String>, Header, description = "Tags of answers that the caller has."),
+                ),
+                responses(
+                    (
+                        status = 200,
+                        description = "What the guest says.",
+                        body = $body,
+                        headers(
+                            ("age" = u64, description = "How many seconds ago the guest said so."),
+                            ("etag" = String, description = "The same for the same answer."),
+                            ("x-qga-stale" = String, description = "`frozen`, where the guest is frozen and this is what it said before.")
+                        ),
+                        example = json!($example)
+                    ),
+                    (
+                        status = 304,
+                        description = "It still says what the caller has.",
+                        headers(
+                            ("age" = u64, description = "How many seconds ago the guest said so."),
+                            ("etag" = String, description = "The answer's tag."),
+                            ("x-qga-stale" = String, description = "As with 200.")
+                        )
+                    ),
+                ),
                 extensions(
                     ("x-qga-right" = json!(Right::Observe)),
                     ("x-qga-command" = json!($name)),

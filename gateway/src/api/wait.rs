@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Json;
-use qga_proto::command::{Command as _, GuestNetworkGetInterfaces, GuestPing, Right};
+use qga_proto::command::{
+    Command as _, GuestNetworkGetInterfaces, GuestPing, NetworkInterface, Right,
+};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout_at};
 use utoipa::ToSchema;
@@ -159,8 +161,12 @@ impl Wait<'_> {
     }
 
     async fn has_address(&mut self) -> Result<bool, Problem> {
-        let interfaces = match self.vm.call(GuestNetworkGetInterfaces {}).await {
-            Ok(interfaces) => interfaces,
+        // All who wait for this VM share an answer.
+        let read =
+            self.vm.read::<GuestNetworkGetInterfaces, Vec<NetworkInterface>>(Some(GENTLY / 2));
+        let interfaces: Vec<NetworkInterface> = match read.await {
+            // Written by this gateway a moment ago.
+            Ok(snapshot) => serde_json::from_slice(&snapshot.body).unwrap_or_default(),
             // It may come: a guest that starts answers late, or its agent is restarted.
             Err(problem) if problem.may_pass() => return Ok(false),
             Err(problem) => return Err(problem),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use qga_proto::command::{Command, CommandInfo, GuestFsfreezeThaw, GuestInfo};
+use qga_proto::command::{Command, CommandInfo, GuestInfo};
 use qga_proto::{QgaError, ReplyError, ReplyText};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
@@ -19,6 +19,7 @@ use super::events::{Event, EventKind};
 use super::link::{Link, LinkState, LinkStatus};
 use super::qmp::Monitor;
 use super::queue::{Priority, Queue};
+use super::reads::outdates;
 use super::settings::Settings;
 use super::signs::{Sign, Signs};
 use super::{Incarnation, VmId};
@@ -61,6 +62,8 @@ pub(crate) struct Vm {
     pins: AtomicU32,
     /// Connections lost, silences begun, resets: what spoils a lease's verdict.
     disruptions: AtomicU64,
+    /// Changes of the guest begun and ended: what makes kept answers old.
+    changes: AtomicU64,
     /// What the last one was.
     disruption: Mutex<Option<Cow<'static, str>>>,
     incarnation: Mutex<Option<Incarnation>>,
@@ -120,6 +123,7 @@ impl VmHandle {
             closed: AtomicBool::new(false),
             pins: AtomicU32::new(0),
             disruptions: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             disruption: Mutex::default(),
             incarnation: Mutex::default(),
             settings,
@@ -206,7 +210,15 @@ impl VmHandle {
         options: CallOptions,
     ) -> Result<Option<ReplyText>, CallError> {
         let CallOptions { timeout, reply_cap } = options;
-        self.submit(Work::Call { info, arguments, reply_cap }, timeout).await
+        let change = outdates(info).then(|| Change::begin(self));
+        let answer = self.submit(Work::Call { info, arguments, reply_cap }, timeout).await;
+        drop(change);
+        answer
+    }
+
+    /// How many changes of the guest have begun or ended here.
+    pub(super) fn changes(&self) -> u64 {
+        self.0.changes.load(Ordering::Relaxed)
     }
 
     /// Asks the agent anew what it can do. Not more often than once a second: whoever asks for what
@@ -333,6 +345,23 @@ impl VmHandle {
         if let Some(monitor) = &self.0.qmp {
             monitor.nudge();
         }
+    }
+}
+
+/// A change of the guest under way. A read that begins now is answered after it, because the wire
+/// keeps their order; one from before it must not count afterwards.
+struct Change<'a>(&'a Vm);
+
+impl<'a> Change<'a> {
+    fn begin(vm: &'a VmHandle) -> Self {
+        vm.0.changes.fetch_add(1, Ordering::Relaxed);
+        Self(&vm.0)
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.0.changes.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -478,7 +507,7 @@ impl Work {
         match self {
             Self::Resync => Priority::Sync,
             Self::Call { info, .. } => match info.name {
-                name if name == GuestFsfreezeThaw::INFO.name => Priority::Thaw,
+                _ if info.is_thaw() => Priority::Thaw,
                 "guest-file-read" | "guest-file-write" => Priority::Bulk,
                 _ => Priority::Interactive,
             },

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use super::capabilities::Interner;
 use super::events::Events;
 use super::power::PowerWatches;
+use super::reads::Reads;
 use crate::config::{Config, Limits, Timeouts};
 
 /// What all VMs share.
@@ -17,6 +18,7 @@ pub(crate) struct Settings {
     pub(crate) agents: Interner,
     pub(crate) events: Events,
     pub(crate) power: PowerWatches,
+    pub(crate) reads: Reads,
     /// Wakes the discovery: a VM that was kept for its lease may go.
     pub(crate) unpinned: Notify,
 }
@@ -29,6 +31,7 @@ impl Settings {
             agents: Interner::default(),
             events: Events::new(&config.limits),
             power: PowerWatches::default(),
+            reads: Reads::default(),
             unpinned: Notify::new(),
         })
     }

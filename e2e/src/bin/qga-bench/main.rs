@@ -13,6 +13,7 @@ mod contestant;
 mod core;
 mod exec;
 mod file;
+mod fleet;
 mod footprint;
 mod gateway;
 mod http;
@@ -69,6 +70,7 @@ enum Part {
     Agent,
     Vm,
     Gateway,
+    Fleet,
 }
 
 /// What this program is in processes of its own.
@@ -120,6 +122,9 @@ fn bench(arguments: Arguments) -> Result<()> {
     if wanted(Part::Gateway) {
         tables.push(gateway::table(&gateway, &dir.path().join("gateway"), effort));
         tables.push(idle_vms::table(&gateway, &dir.path().join("idle"), effort));
+    }
+    if wanted(Part::Fleet) {
+        tables.push(fleet::table(&gateway, &dir.path().join("fleet"), effort));
     }
     let report = Report { circumstances, tables };
     dir.close()?;

@@ -190,6 +190,7 @@ impl State {
             let outcome = self.agent.run(&mut self.guest, &job);
             channel.complete(job.ticket, outcome);
         }
+        self.guest.mark_inside();
     }
 
     pub(super) fn connect(&mut self) {

@@ -82,6 +82,8 @@ async fn an_address_is_one_that_others_can_reach() {
     let gateway = Gateway::with(agent).await;
     assert_eq!(met(&gateway, "address").await["addresses"], json!(["192.0.2.7"]));
     assert_eq!(gateway.agent.times("guest-network-get-interfaces"), 2);
+    // A change makes the answer old that the next one could share.
+    gateway.ask("PUT", "/vms/vm/time").send().await.expect(200);
     let refusal = QgaError::disabled("guest-network-get-interfaces");
     gateway.agent.clone().with("guest-network-get-interfaces", Quirk::Error(refusal));
     wait(&gateway, "address").send().await.problem(403, "command_disabled");

@@ -4,6 +4,8 @@
 //! qga-fleet --dir /tmp/fleet --vms 1000 --mode qga --latency-ms 0..300
 //! ```
 
+mod clock;
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,12 +46,22 @@ enum Role {
     /// Listens on standard input in a QEMU's place.
     #[command(hide = true)]
     Listen,
+    /// Freezes while the wall clock jumps. This sets the clock of the machine that it runs on.
+    #[command(hide = true)]
+    JumpClock {
+        /// The gateway's program.
+        gateway: PathBuf,
+        /// Where everything goes.
+        dir: PathBuf,
+    },
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Role::Listen) = arguments.role {
-        return sim::listen_on_stdin();
+    match &arguments.role {
+        Some(Role::Listen) => return sim::listen_on_stdin(),
+        Some(Role::JumpClock { gateway, dir }) => return clock::run(gateway, dir),
+        None => {}
     }
     let dir = arguments.dir.context("--dir is missing")?;
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
