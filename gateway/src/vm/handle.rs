@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use qga_proto::command::{Command, CommandInfo, GuestFsfreezeThaw, GuestInfo};
+use qga_proto::command::{Command, CommandInfo, GuestInfo};
 use qga_proto::{QgaError, ReplyError, ReplyText};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
@@ -507,7 +507,7 @@ impl Work {
         match self {
             Self::Resync => Priority::Sync,
             Self::Call { info, .. } => match info.name {
-                name if name == GuestFsfreezeThaw::INFO.name => Priority::Thaw,
+                _ if info.is_thaw() => Priority::Thaw,
                 "guest-file-read" | "guest-file-write" => Priority::Bulk,
                 _ => Priority::Interactive,
             },
