@@ -269,6 +269,10 @@ pub struct Limits {
     /// How long an on-demand link stays after its last call.
     #[serde(rename = "idle_disconnect_seconds", deserialize_with = "fields::seconds")]
     pub idle_disconnect: Duration,
+    /// How long a persistent link may idle before a sync asks whether the agent still answers; 0
+    /// for ever. It is up to a quarter longer, so that not all VMs are asked at once.
+    #[serde(rename = "keepalive_seconds", deserialize_with = "fields::seconds_or_none")]
+    pub keepalive: Duration,
     /// How often sockets are looked for without being told by the kernel.
     #[serde(rename = "rescan_seconds", deserialize_with = "fields::seconds")]
     pub rescan: Duration,
@@ -327,6 +331,7 @@ impl Default for Limits {
             backoff_min: Duration::from_millis(50),
             backoff_max: seconds(30),
             idle_disconnect: seconds(3),
+            keepalive: seconds(60),
             rescan: seconds(30),
             ttl_default: seconds(60),
             ttl_max: seconds(3600),

@@ -9,6 +9,13 @@ use serde::{Deserialize, Deserializer};
 
 /// A number of seconds, fractions allowed, more than nothing and at most a year.
 pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    number_of_seconds(deserializer, false)
+}
+
+fn number_of_seconds<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    zero: bool,
+) -> Result<Duration, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected a number of seconds")]
     enum Number {
@@ -20,9 +27,17 @@ pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dura
         Number::Whole(n) => u64::try_from(n).ok().map(Duration::from_secs),
         Number::Fraction(n) => Duration::try_from_secs_f64(n).ok(),
     };
-    duration
-        .filter(|d| !d.is_zero() && *d <= YEAR)
-        .ok_or_else(|| D::Error::custom("must be more than 0 and at most a year of seconds"))
+    duration.filter(|d| (zero || !d.is_zero()) && *d <= YEAR).ok_or_else(|| match zero {
+        true => D::Error::custom("must be 0 or more and at most a year of seconds"),
+        false => D::Error::custom("must be more than 0 and at most a year of seconds"),
+    })
+}
+
+/// A number of seconds as for [`seconds`], or 0.
+pub(super) fn seconds_or_none<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Duration, D::Error> {
+    number_of_seconds(deserializer, true)
 }
 
 /// A loopback address.

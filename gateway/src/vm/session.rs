@@ -69,6 +69,8 @@ pub(super) struct Session<'a> {
     pub(super) was_up: bool,
     /// What is known of the guest may be of one that is not there any more.
     unsure: bool,
+    /// Spreads the keep-alives of many VMs.
+    jitter: u8,
     /// Where the socket was when it was connected to.
     moves: u32,
     /// The guest was paused when it was last looked at.
@@ -131,6 +133,7 @@ impl<'a> Session<'a> {
             timer: Timer::default(),
             was_up: false,
             unsure: true,
+            jitter: jitter(),
             moves,
             held: false,
             idle_since: now,
@@ -204,7 +207,7 @@ impl<'a> Session<'a> {
 
     /// Waits for something to do, and reads what came. False at the end of the stream.
     async fn wait(&mut self, idle_until: Option<Instant>) -> io::Result<bool> {
-        let due = [self.next_sync_step(), self.next_expiry(), idle_until];
+        let due = [self.next_sync_step(), self.next_expiry(), idle_until, self.next_keepalive()];
         let client = self.client.next_deadline().map(Instant::from_std);
         self.timer.arm(due.into_iter().chain([client]).flatten().min());
         let output = !self.client.output().is_empty();
@@ -385,4 +388,11 @@ impl<'a> Session<'a> {
     fn is_frozen(&self) -> bool {
         self.vm.link.state() == LinkState::Frozen
     }
+}
+
+/// Any number will do: without one, all are asked at the same time.
+fn jitter() -> u8 {
+    let mut byte = [0];
+    let _ = getrandom::fill(&mut byte);
+    byte[0]
 }

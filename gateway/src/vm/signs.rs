@@ -37,6 +37,8 @@ const SHUTDOWN: u8 = 8;
 const PANICKED: u8 = 16;
 /// Not news, but how the port stands.
 const IS_CLOSED: u8 = 128;
+const IS_TOLD: u8 = 64;
+const STANDING: u8 = IS_CLOSED | IS_TOLD;
 
 /// The signs that nobody has looked at yet.
 #[derive(Debug, Default)]
@@ -56,9 +58,9 @@ pub(super) struct News {
 impl Signs {
     pub(super) fn add(&self, sign: Sign) {
         let (set, clear) = match sign {
-            Sign::PortOpened => (OPENED, IS_CLOSED),
-            Sign::PortClosed => (CLOSED | IS_CLOSED, OPENED),
-            Sign::PortUnknown => (0, IS_CLOSED),
+            Sign::PortOpened => (OPENED | IS_TOLD, IS_CLOSED),
+            Sign::PortClosed => (CLOSED | STANDING, OPENED),
+            Sign::PortUnknown => (0, STANDING),
             Sign::Reset => (RESET, 0),
             Sign::Shutdown => (SHUTDOWN, 0),
             Sign::Panicked => (PANICKED, 0),
@@ -70,10 +72,10 @@ impl Signs {
 
     /// Takes the news. How the port stands remains.
     pub(super) fn take(&self) -> News {
-        if self.0.load(Ordering::Relaxed) & !IS_CLOSED == 0 {
+        if self.0.load(Ordering::Relaxed) & !STANDING == 0 {
             return News::default();
         }
-        let bits = self.0.fetch_and(IS_CLOSED, Ordering::Relaxed);
+        let bits = self.0.fetch_and(STANDING, Ordering::Relaxed);
         let ended = [(RESET, Sign::Reset), (SHUTDOWN, Sign::Shutdown), (PANICKED, Sign::Panicked)];
         let ended = ended.into_iter().find(|(bit, _)| bits & bit != 0).map(|(_, sign)| sign);
         News { ended, closed: bits & CLOSED != 0, opened: bits & OPENED != 0 }
@@ -82,6 +84,11 @@ impl Signs {
     /// Whether QMP says that the guest does not have the port open.
     pub(super) fn port_is_closed(&self) -> bool {
         self.0.load(Ordering::Relaxed) & IS_CLOSED != 0
+    }
+
+    /// Whether QMP will say so when that changes.
+    pub(super) fn port_is_told(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & IS_TOLD != 0
     }
 }
 

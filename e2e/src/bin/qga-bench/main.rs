@@ -17,6 +17,7 @@ mod fleet;
 mod footprint;
 mod gateway;
 mod http;
+mod idle_vms;
 mod interrupt;
 mod link;
 mod ping;
@@ -120,6 +121,7 @@ fn bench(arguments: Arguments) -> Result<()> {
     }
     if wanted(Part::Gateway) {
         tables.push(gateway::table(&gateway, &dir.path().join("gateway"), effort));
+        tables.push(idle_vms::table(&gateway, &dir.path().join("idle"), effort));
     }
     if wanted(Part::Fleet) {
         tables.push(fleet::table(&gateway, &dir.path().join("fleet"), effort));

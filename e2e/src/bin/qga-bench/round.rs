@@ -20,6 +20,8 @@ pub(crate) struct Effort {
     pub(crate) file: usize,
     /// How long idle agents are watched.
     pub(crate) idle: Duration,
+    /// How many VMs the gateway has while all idle.
+    pub(crate) idle_vms: usize,
     /// How many commands must leave nothing behind.
     pub(crate) commands: usize,
     /// Rounds in a VM, which is slow, and the size of the file there.
@@ -37,6 +39,7 @@ impl Effort {
         turn: Duration::from_millis(100),
         file: 8 << 20,
         idle: Duration::from_secs(10),
+        idle_vms: 10_000,
         commands: 100_000,
         vm_rounds: 7,
         vm_file: 4 << 20,
@@ -50,6 +53,7 @@ impl Effort {
         turn: Duration::from_millis(5),
         file: 1 << 20,
         idle: Duration::from_secs(1),
+        idle_vms: 100,
         commands: 1_000,
         vm_rounds: 1,
         vm_file: 1 << 20,

@@ -7,6 +7,7 @@ use qga_proto::SyncIds;
 use tokio::time::Instant;
 
 use super::{Session, Stage};
+use crate::config::Mode;
 use crate::vm::link::LinkState;
 use crate::vm::signs::Sign;
 use crate::vm::sock_diag;
@@ -68,6 +69,19 @@ impl Session<'_> {
         step.into_iter().chain(self.settle_at).min()
     }
 
+    /// When an idle link is asked whether anybody is there: an agent that dies leaves its port and
+    /// the connection as they were. Not under a lease: a guest that is stopped for a snapshot would
+    /// count as one that went away, and the thaw will tell.
+    pub(super) fn next_keepalive(&self) -> Option<Instant> {
+        let asks = matches!(self.stage, Stage::Up)
+            && self.vm.mode == Mode::Persistent
+            && !self.vm.is_pinned()
+            && !self.vm.signs.port_is_told()
+            && self.client.in_flight() == 0;
+        let pause = asks.then(|| self.vm.settings.limits().keepalive).filter(|p| !p.is_zero())?;
+        Some(self.idle_since + pause + pause / 1024 * u32::from(self.jitter))
+    }
+
     /// Draws the conclusions from a sync that has not been answered so far.
     pub(super) fn time_sync(&mut self, now: Instant) -> io::Result<()> {
         if self.is_held(now) {
@@ -78,6 +92,9 @@ impl Session<'_> {
             if matches!(self.stage, Stage::Up) {
                 self.start_sync()?;
             }
+        }
+        if self.next_keepalive().is_some_and(|at| at <= now) {
+            self.start_sync()?;
         }
         // A call fails at once on a silent link, but it is a reason to look again.
         if let Stage::Silent { again, .. } = &mut self.stage

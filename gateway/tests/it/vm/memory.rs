@@ -65,6 +65,6 @@ async fn a_line_without_end_costs_its_cap_and_no_more() {
     eventually("it recovers", || guest.ran("guest-info") > 0).await;
     assert!(guest.truth().connections > LINES / 2, "they were sent");
     let grown = gateway.peak() - before;
-    // The cap is 64 KiB; the rest is the allocator's and the threads'.
-    assert!(grown < 4 << 10, "grew by {grown} KiB");
+    // The cap is 64 KiB; the rest is the allocator's and the threads', and half a line at most.
+    assert!(grown < 8 << 10, "grew by {grown} KiB");
 }

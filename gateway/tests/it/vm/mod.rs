@@ -5,6 +5,7 @@ mod client_mode;
 mod discovery;
 mod fake;
 mod hostile;
+mod keepalive;
 mod leases;
 mod libvirt;
 mod links;
