@@ -39,11 +39,14 @@ use crate::vm::VmId;
 pub use template::{IdTemplate, LabelTemplate, PathTemplate};
 
 /// The gateway's configuration.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where the API is served.
     pub listen: Listen,
+    /// Where leases are kept; `/var/lib/qga-gateway` unless told.
+    #[serde(deserialize_with = "fields::absolute")]
+    pub state_dir: PathBuf,
     /// VMs with a known socket.
     #[serde(rename = "vm")]
     pub vms: Vec<VmConfig>,
@@ -56,6 +59,20 @@ pub struct Config {
     pub limits: Limits,
     /// How long a command of each class may take before its caller gives up.
     pub timeouts: Timeouts,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Listen::default(),
+            state_dir: "/var/lib/qga-gateway".into(),
+            vms: Vec::new(),
+            listen_vms: Vec::new(),
+            discover: Vec::new(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
 }
 
 /// Where the API is served.
@@ -288,6 +305,14 @@ pub struct Limits {
     /// Longest bound on freezing.
     #[serde(rename = "freeze_timeout_max_seconds", deserialize_with = "fields::seconds")]
     pub freeze_timeout_max: Duration,
+    /// Longest that a lease is held, all renewals together.
+    #[serde(rename = "hold_max_seconds", deserialize_with = "fields::seconds")]
+    pub hold_max: Duration,
+    /// Most VMs that may be held by leases at once.
+    pub frozen_vms_max: usize,
+    /// How much later than the gateway an agent that can thaws by itself.
+    #[serde(rename = "guest_margin_seconds", deserialize_with = "fields::seconds")]
+    pub guest_margin: Duration,
     /// The most that a request may ask for with `timeout_seconds`.
     #[serde(rename = "call_timeout_max_seconds", deserialize_with = "fields::seconds")]
     pub call_timeout_max: Duration,
@@ -337,6 +362,9 @@ impl Default for Limits {
             ttl_max: seconds(3600),
             freeze_timeout_default: seconds(30),
             freeze_timeout_max: seconds(600),
+            hold_max: seconds(6 * 3600),
+            frozen_vms_max: 10_000,
+            guest_margin: seconds(10),
             call_timeout_max: seconds(3600),
             power_watch: seconds(180),
             orphan: seconds(3600),
@@ -494,6 +522,7 @@ impl Config {
                 "freeze_timeout_max_seconds",
                 l.freeze_timeout_max,
             ),
+            ("ttl_default_seconds", l.ttl_default, "hold_max_seconds", l.hold_max),
             ("backoff_min_seconds", l.backoff_min, "backoff_max_seconds", l.backoff_max),
         ];
         ordered.iter().find(|(_, least, _, most)| least > most).map(|(key, least, of, most)| {

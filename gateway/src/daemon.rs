@@ -22,6 +22,7 @@ use crate::api::{self, State};
 use crate::config::{Config, Listen};
 use crate::reload::Reloader;
 use crate::server::{Tcp, Unix, raise_descriptors, serve};
+use crate::store::{StateDir, Store};
 use crate::vm::{Leases, Registry};
 
 /// Of the time for a stop, the part that requests in hand may use.
@@ -31,7 +32,7 @@ const DRAIN_SHARE: u32 = 3;
 ///
 /// # Errors
 ///
-/// If a listener cannot be had.
+/// If a listener or the state directory cannot be had, or the state cannot be read.
 pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
@@ -40,9 +41,10 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let tracker = TaskTracker::new();
     // Before the first of many.
     raise_descriptors(config.all_vms().len());
+    let store = Store::open(StateDir::open(&config.state_dir)?)?;
     let (unix, tcp) = listen(&config.listen).await?;
     let registry = Registry::start(&config);
-    let leases = Leases::new(&registry);
+    let leases = Leases::load(&registry, store.clone())?;
     let front = api::front(State {
         registry: registry.clone(),
         leases: leases.clone(),
@@ -66,6 +68,9 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     notify(&[NotifyState::Stopping]);
     stopping.cancel();
     drain(&tracker, &leases, grace).await;
+    if let Err(error) = store.flush().await {
+        tracing::error!("{error}: the next start takes leases for what they last were on disk");
+    }
     registry.close();
     tracing::info!("stopped");
     Ok(())
@@ -94,12 +99,14 @@ async fn drain(tracker: &TaskTracker, leases: &Leases, grace: Duration) {
         tracing::info!("thawed {} frozen VMs", report.thawed);
     }
     for lease in report.left {
-        tracing::error!(
-            vm.id = %lease.vm,
-            "the grace period is over and VM {} may still be frozen (lease {}); thaw it by hand",
-            lease.vm,
-            lease.id
-        );
+        for member in lease.members.iter().filter(|member| !member.ended()) {
+            let (vm, id) = (&member.vm, &lease.id);
+            tracing::error!(
+                vm.id = %vm, lease.id = %id,
+                "the grace period is over and VM {vm} may still be frozen (lease {id}); the next \
+                 start goes on thawing it"
+            );
+        }
     }
 }
 

@@ -12,5 +12,6 @@ pub mod principal;
 mod printable;
 mod reload;
 pub mod server;
+pub mod store;
 pub mod telemetry;
 pub mod vm;

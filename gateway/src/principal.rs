@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// An authenticated caller, such as `unix:uid=0` or `token:default`.
 ///
 /// Built where a request is authenticated; everything below only compares and shows it.
@@ -35,5 +37,17 @@ impl fmt::Display for Principal {
 impl AsRef<str> for Principal {
     fn as_ref(&self) -> &str {
         &self.0
+    }
+}
+
+impl Serialize for Principal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Principal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
     }
 }

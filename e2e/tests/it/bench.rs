@@ -7,7 +7,7 @@ use std::process::Command;
 use qga_testing::missing;
 use serde_json::Value;
 
-const AGENT_ROWS: [&str; 15] = [
+const AGENT_ROWS: [&str; 20] = [
     "ping round trip, p50",
     "ping round trip, p99",
     "ping round trip, p50, both on one core",
@@ -16,6 +16,8 @@ const AGENT_ROWS: [&str; 15] = [
     "file read, 1024 KiB chunks",
     "file write, 64 KiB chunks",
     "file write, 1024 KiB chunks",
+    "exec of /bin/true, start to result, p50",
+    "exec with its output, start to result, p50",
     "resident, idle",
     "resident, after 8 MiB chunks read and written",
     "… at the peak of it",
@@ -23,6 +25,16 @@ const AGENT_ROWS: [&str; 15] = [
     "program on disk",
     "shared libraries that it loads",
     "start-up, until the first ping's answer",
+    "wake-ups of all threads in 1 idle seconds",
+    "memory of its own, growth over 1000 commands",
+    "descriptors, growth over 1000 commands",
+];
+
+const IDLE_ROWS: [&str; 4] = [
+    "until all are ready, from the start",
+    "memory per VM, after one sync",
+    "memory per VM, after one 1 MiB reply each",
+    "processor time while idle, of one core",
 ];
 
 const GATEWAY_ROWS: [&str; 10] = [
@@ -62,8 +74,15 @@ fn a_quick_run_prints_every_row() {
     assert!(done.status.success(), "{text}\n{}", String::from_utf8_lossy(&done.stderr));
 
     let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-    for (table, expected) in [&AGENT_ROWS[..], &GATEWAY_ROWS].into_iter().enumerate() {
-        let rows = report["tables"][table]["rows"].as_array().unwrap();
+    let tables = report["tables"].as_array().unwrap();
+    for (title, expected) in [
+        ("Agent: ", &AGENT_ROWS[..]),
+        ("Gateway: one VM", &GATEWAY_ROWS),
+        ("Gateway: 100 idle VMs", &IDLE_ROWS),
+    ] {
+        let titled = |table: &&Value| table["title"].as_str().unwrap().starts_with(title);
+        let table = tables.iter().find(titled).expect(title);
+        let rows = table["rows"].as_array().unwrap();
         let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
         assert_eq!(names, expected);
         for row in rows {

@@ -62,12 +62,14 @@ impl Caller {
         Ok(Vm { app, context, handle: vm, timeout: None })
     }
 
-    /// The lease of this id, for an operation that needs `right` on its VM.
+    /// The lease of this id, for an operation that needs `right` on each of its VMs.
     pub(crate) fn lease(&self, id: &str, right: Right) -> Result<Lease, Problem> {
         let lease = id.parse().ok().and_then(|id| self.app.leases.get(&id));
         let lease = lease.ok_or_else(|| lease_not_found(id))?;
-        self.context.concerns(&lease.vm);
-        self.authorise(&lease.vm, right)?;
+        for member in &lease.members {
+            self.context.concerns(&member.vm);
+            self.authorise(&member.vm, right)?;
+        }
         Ok(lease)
     }
 
@@ -166,7 +168,7 @@ pub(crate) fn lease_not_found(id: &str) -> Problem {
         Code::LeaseNotFound,
         format!(
             "The gateway knows no freeze lease \"{}\". GET /freezes lists those that it knows; \
-             leases do not survive a restart of the gateway yet.",
+             those that have ended are forgotten after some days.",
             super::error::printable(id)
         ),
     )

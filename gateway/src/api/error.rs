@@ -45,6 +45,8 @@ pub enum Code {
     AlreadyFrozen,
     /// The lease is in a state that rules this out.
     LeaseConflict,
+    /// The lease has been held for as long as any may.
+    HoldLimit,
     /// The VM is paused.
     VmPaused,
     /// `If-Match` names another lease than the active one.
@@ -57,10 +59,14 @@ pub enum Code {
     AgentError,
     /// No filesystem was frozen, and the policy requires it.
     NothingToFreeze,
+    /// Something named is no mount point of the guest.
+    NoSuchMountpoint,
     /// Less was frozen than the policy requires; it was thawed again.
     FreezeIncomplete,
     /// Too many calls wait for this VM.
     QueueFull,
+    /// As many VMs are frozen as may be.
+    TooManyFrozen,
     /// As many follow the events as may.
     TooManySubscribers,
     /// The request line and the headers are over the limit.
@@ -73,6 +79,8 @@ pub enum Code {
     AgentBadReply,
     /// The guest agent cannot be reached.
     AgentUnavailable,
+    /// The gateway cannot write its state to disk.
+    StateUnwritable,
     /// The gateway is stopping.
     ShuttingDown,
     /// The guest agent did not answer in time.
@@ -81,7 +89,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 33] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -95,20 +103,24 @@ impl Code {
         Self::VmFrozen,
         Self::AlreadyFrozen,
         Self::LeaseConflict,
+        Self::HoldLimit,
         Self::VmPaused,
         Self::LeaseMismatch,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::AgentError,
         Self::NothingToFreeze,
+        Self::NoSuchMountpoint,
         Self::FreezeIncomplete,
         Self::QueueFull,
+        Self::TooManyFrozen,
         Self::TooManySubscribers,
         Self::HeadTooLarge,
         Self::InternalError,
         Self::CommandUnsupported,
         Self::AgentBadReply,
         Self::AgentUnavailable,
+        Self::StateUnwritable,
         Self::ShuttingDown,
         Self::AgentTimeout,
     ];
@@ -185,6 +197,18 @@ impl Code {
             Self::ShuttingDown => {
                 (S::SERVICE_UNAVAILABLE, "shutting_down", "The gateway is stopping")
             }
+            Self::HoldLimit => (S::CONFLICT, "hold_limit", "The lease is held for long enough"),
+            Self::NoSuchMountpoint => {
+                (S::UNPROCESSABLE_ENTITY, "no_such_mountpoint", "No such mount point")
+            }
+            Self::TooManyFrozen => {
+                (S::TOO_MANY_REQUESTS, "too_many_frozen", "Too many VMs are frozen")
+            }
+            Self::StateUnwritable => (
+                S::SERVICE_UNAVAILABLE,
+                "state_unwritable",
+                "The gateway's state cannot be written",
+            ),
             Self::AgentTimeout => {
                 (S::GATEWAY_TIMEOUT, "agent_timeout", "The guest agent did not answer in time")
             }

@@ -46,8 +46,7 @@ pub(super) async fn thaw(caller: &Caller, lease: &Lease) -> Result<LeaseBody, Pr
 }
 
 fn failed(caller: &Caller, lease: &Lease, error: FreezeError) -> Problem {
-    let vm = caller.app().registry.get(&lease.vm);
-    guest::freeze_failed(&lease.vm, vm.as_ref(), THAW, true, error).lease(&lease.id)
+    guest::lease_failed(&caller.app().registry, lease, THAW, error)
 }
 
 /// List the freeze leases
@@ -60,7 +59,10 @@ fn failed(caller: &Caller, lease: &Lease, error: FreezeError) -> Problem {
 )]
 pub(super) async fn list_freezes(caller: Caller, _: NoQuery) -> Answer<FreezeList> {
     let leases = caller.app().leases.list().into_iter();
-    let visible = leases.filter(|l| caller.authorise(&l.vm, Right::Freeze).is_ok());
+    let visible = leases.filter(|lease| {
+        let mut vms = lease.members.iter().map(|member| &member.vm);
+        vms.all(|vm| caller.authorise(vm, Right::Freeze).is_ok())
+    });
     Answer(FreezeList { freezes: visible.map(LeaseBody::from).collect() })
 }
 

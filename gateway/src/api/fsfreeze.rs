@@ -18,7 +18,7 @@ use super::extract::{Json, NoBody, NoQuery, Path, Query};
 use super::freezes::RenewRequest;
 use super::lease::{IfMatch, LeaseBody, PolicyBody};
 use crate::config::Limits;
-use crate::vm::{FreezeRequest, Lease, LinkState, Policy};
+use crate::vm::{FreezeRequest, Lease, LinkState, Order, Policy, ThawCause};
 
 /// What the guest says, and the lease that the gateway holds.
 #[derive(Debug, Serialize, ToSchema)]
@@ -79,6 +79,8 @@ impl FreezeBody {
                 PolicyBody::Required => Policy::Required,
                 PolicyBody::BestEffort => Policy::BestEffort,
             },
+            order: Order::Parallel,
+            all_or_nothing: true,
             label: self.label,
         })
     }
@@ -257,7 +259,7 @@ pub(super) async fn thaw_fsfreeze(
         caller.authorise(vm.handle.id(), Right::FreezeForce)?;
         caller.sends(THAW.name);
         let owner = caller.principal().clone();
-        let thawed = caller.app().leases.force_thaw(&vm.handle, owner).await;
+        let thawed = caller.app().leases.force_thaw(&vm.handle, owner, ThawCause::Forced).await;
         return thawed.map(|l| Answer(l.into())).map_err(|e| failed(&caller, &vm, THAW, e));
     }
     let lease = lease_of(&caller, &vm, &if_match)?;
@@ -271,11 +273,11 @@ fn lease_of(caller: &Caller, vm: &Vm, if_match: &IfMatch) -> Result<Lease, Probl
     if let Some(active) = leases.active_on(id) {
         return if_match.check(&active).map(|()| active);
     }
-    let named = if_match.ids().find_map(|l| leases.get(&l)).filter(|l| l.vm == *id);
+    let named = if_match.ids().find_map(|l| leases.get(&l)).filter(|l| l.member(id).is_some());
     if let Some(named) = named {
         return Ok(named);
     }
-    let last = leases.list().into_iter().filter(|l| l.vm == *id).max_by_key(|l| l.created_at);
+    let last = leases.last_on(id);
     let link = vm.handle.link();
     if link.state == LinkState::Frozen {
         let detail = guest::frozen_without_lease(id, Some(&link));
@@ -293,7 +295,7 @@ fn lease_of(caller: &Caller, vm: &Vm, if_match: &IfMatch) -> Result<Lease, Probl
 }
 
 fn failed(caller: &Caller, vm: &Vm, info: &CommandInfo, error: crate::vm::FreezeError) -> Problem {
-    let held = caller.app().leases.active_on(vm.handle.id()).is_some();
+    let held = caller.app().leases.is_held(vm.handle.id());
     guest::freeze_failed(vm.handle.id(), Some(&vm.handle), info, held, error)
 }
 

@@ -10,7 +10,7 @@ use super::App;
 use super::error::{Code, Problem, printable};
 use super::mirror::mirror;
 use super::time::Timestamp;
-use crate::vm::{Lease, LeaseId};
+use crate::vm::{Lease, LeaseId, Member, VmId};
 
 mirror! {
     /// What happens when not everything freezes.
@@ -25,7 +25,19 @@ mirror! {
 }
 
 mirror! {
-    /// Where a lease stands.
+    /// In which order several VMs freeze; they thaw in the reverse one.
+    #[derive(Default, serde::Deserialize)]
+    Order as OrderBody {
+        /// All at once.
+        #[default]
+        Parallel,
+        /// One after the other, as named; with a selector, by id.
+        Sequential,
+    }
+}
+
+mirror! {
+    /// Where a lease stands, or one of its VMs.
     LeaseState as LeaseStateBody {
         /// The freeze is under way.
         Freezing,
@@ -33,6 +45,8 @@ mirror! {
         Frozen,
         /// The thaw is under way, or being retried.
         Thawing,
+        /// A VM did not freeze, and so those that did are being thawed again.
+        RollingBack,
         /// Over: the guest said that it is thawed.
         Thawed,
         /// Over: it never held.
@@ -87,8 +101,9 @@ mirror! {
     }
 }
 
-/// A freeze of one VM, present or past.
-#[derive(Debug, Serialize, ToSchema)]
+/// A freeze of one VM or several, present or past. What is said of the whole lease is its VM's, if
+/// it has one; of several it is the sum or the worst, and `members` has the rest.
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Lease, example = json!({
     "id": "frz_0123456789abcdef0123456789abcdef",
     "vm_id": "web-1",
@@ -96,6 +111,8 @@ mirror! {
     "owner": "unix:uid=0",
     "label": "nightly backup",
     "policy": "required",
+    "order": "parallel",
+    "all_or_nothing": true,
     "filesystems": 3,
     "skipped": [],
     "ttl_seconds": 60,
@@ -107,12 +124,29 @@ mirror! {
     "verdict": null,
     "evidence": [],
     "thaw_error": null,
+    "spread_ms": 0,
     "max_hold_seconds": null,
-    "guard": "gateway"
+    "guard": "gateway+agent",
+    "members": [{
+        "vm_id": "web-1",
+        "state": "frozen",
+        "filesystems": 3,
+        "skipped": [],
+        "frozen_at": "2026-11-22T09:15:04.250Z",
+        "thawed_at": null,
+        "thaw_cause": null,
+        "verdict": null,
+        "evidence": [],
+        "thaw_error": null,
+        "max_hold_seconds": null,
+        "guard": "gateway+agent"
+    }]
 }))]
-pub(super) struct LeaseBody {
+pub(crate) struct LeaseBody {
     id: String,
-    vm_id: String,
+    /// The VM; `null` if there are several.
+    #[schema(required)]
+    vm_id: Option<String>,
     state: LeaseStateBody,
     /// The principal that made it.
     owner: String,
@@ -120,29 +154,70 @@ pub(super) struct LeaseBody {
     #[schema(required)]
     label: Option<String>,
     policy: PolicyBody,
-    /// How many filesystems the kernel froze.
+    order: OrderBody,
+    /// Whether all VMs are thawed again if one does not freeze.
+    all_or_nothing: bool,
+    /// How many filesystems the kernel froze, of all VMs together.
     #[schema(required)]
     filesystems: Option<u64>,
-    /// What was to be frozen and is not, as far as the agent tells.
+    /// What was to be frozen and is not, as far as the agent tells; of several VMs, as `VM: path`.
     skipped: Vec<String>,
     /// How long the freeze may hold, from `frozen_at` or the last renewal.
     ttl_seconds: u64,
     created_at: Timestamp,
-    /// When the last filesystem was frozen.
+    /// When the last filesystem of the last VM was frozen.
     #[schema(required)]
     frozen_at: Option<Timestamp>,
     /// When the gateway thaws by itself.
     #[schema(required)]
     expires_at: Option<Timestamp>,
+    /// When the last guest said that it has thawed.
+    #[schema(required)]
+    thawed_at: Option<Timestamp>,
+    #[schema(required)]
+    thaw_cause: Option<ThawCauseBody>,
+    /// `null` until the lease has ended; of several VMs, the worst.
+    #[schema(required)]
+    verdict: Option<VerdictBody>,
+    /// What the verdict rests on, for a person; of several VMs, as `VM: sentence`.
+    evidence: Vec<String>,
+    /// What a guest's thaw complained of, although it thawed.
+    #[schema(required)]
+    thaw_error: Option<String>,
+    /// Milliseconds between the first VM's freeze and the last one's.
+    #[schema(required)]
+    spread_ms: Option<u64>,
+    /// How long this guest can hold at all: 10 on Windows.
+    #[schema(required)]
+    max_hold_seconds: Option<u64>,
+    guard: GuardBody,
+    /// The VMs, in their order.
+    members: Vec<MemberBody>,
+}
+
+/// One VM of a freeze.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = LeaseMember)]
+pub(crate) struct MemberBody {
+    vm_id: String,
+    state: LeaseStateBody,
+    /// How many filesystems the kernel froze.
+    #[schema(required)]
+    filesystems: Option<u64>,
+    /// What was to be frozen and is not, as far as the agent tells.
+    skipped: Vec<String>,
+    /// When the last filesystem was frozen.
+    #[schema(required)]
+    frozen_at: Option<Timestamp>,
     /// When the guest said that it has thawed.
     #[schema(required)]
     thawed_at: Option<Timestamp>,
     #[schema(required)]
     thaw_cause: Option<ThawCauseBody>,
-    /// `null` until the lease has ended.
+    /// `null` until it has ended, and if it never froze.
     #[schema(required)]
     verdict: Option<VerdictBody>,
-    /// What the verdict rests on, for a person.
+    /// What the verdict rests on, or why the VM did not freeze, for a person.
     evidence: Vec<String>,
     /// What the guest's thaw complained of, although it thawed.
     #[schema(required)]
@@ -153,18 +228,47 @@ pub(super) struct LeaseBody {
     guard: GuardBody,
 }
 
-impl From<Lease> for LeaseBody {
-    fn from(lease: Lease) -> Self {
+impl From<Member> for MemberBody {
+    fn from(member: Member) -> Self {
         let text = |s: &String| printable(s);
         Self {
+            vm_id: member.vm.to_string(),
+            state: member.state.into(),
+            filesystems: member.filesystems,
+            skipped: member.skipped.iter().map(text).collect(),
+            frozen_at: member.frozen_at.map(Into::into),
+            thawed_at: member.thawed_at.map(Into::into),
+            thaw_cause: member.thaw_cause.map(Into::into),
+            verdict: member.verdict.map(Into::into),
+            evidence: member.evidence.iter().map(text).collect(),
+            thaw_error: member.thaw_error.as_ref().map(text),
+            max_hold_seconds: member.max_hold_seconds,
+            guard: member.guard.into(),
+        }
+    }
+}
+
+impl From<Lease> for LeaseBody {
+    fn from(lease: Lease) -> Self {
+        let several = lease.sole().is_none();
+        let said = |vm: &VmId, text: &str| {
+            if several { format!("{vm}: {}", printable(text)) } else { printable(text) }
+        };
+        let all = |lines: fn(&Member) -> &[String]| -> Vec<String> {
+            let of = |m: &Member| lines(m).iter().map(|line| said(&m.vm, line)).collect::<Vec<_>>();
+            lease.members.iter().flat_map(of).collect()
+        };
+        let complaint = |m: &Member| m.thaw_error.as_ref().map(|text| said(&m.vm, text));
+        Self {
             id: lease.id.to_string(),
-            vm_id: lease.vm.to_string(),
-            state: lease.state.into(),
+            vm_id: lease.sole().map(|member| member.vm.to_string()),
+            state: lease.shown_state().into(),
             owner: lease.owner.to_string(),
-            label: lease.label,
             policy: lease.policy.into(),
-            filesystems: lease.filesystems,
-            skipped: lease.skipped.iter().map(text).collect(),
+            order: lease.order.into(),
+            all_or_nothing: lease.all_or_nothing,
+            filesystems: lease.filesystems(),
+            skipped: all(|member| &member.skipped),
             ttl_seconds: lease.ttl.as_secs(),
             created_at: lease.created_at.into(),
             frozen_at: lease.frozen_at.map(Into::into),
@@ -172,10 +276,13 @@ impl From<Lease> for LeaseBody {
             thawed_at: lease.thawed_at.map(Into::into),
             thaw_cause: lease.thaw_cause.map(Into::into),
             verdict: lease.verdict.map(Into::into),
-            evidence: lease.evidence.iter().map(text).collect(),
-            thaw_error: lease.thaw_error.as_ref().map(text),
-            max_hold_seconds: lease.max_hold_seconds,
-            guard: lease.guard.into(),
+            evidence: all(|member| &member.evidence),
+            thaw_error: lease.members.iter().find_map(complaint),
+            spread_ms: lease.spread.map(|s| u64::try_from(s.as_millis()).unwrap_or(u64::MAX)),
+            max_hold_seconds: lease.max_hold_seconds(),
+            guard: lease.guard().into(),
+            label: lease.label,
+            members: lease.members.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -213,11 +320,10 @@ impl IfMatch {
         Err(Problem::new(
             Code::LeaseMismatch,
             format!(
-                "If-Match does not name the lease of VM \"{}\", which is {}. Nothing was done.",
-                lease.vm, lease.id
+                "If-Match does not name the lease that this is about, {}. Nothing was done.",
+                lease.id
             ),
         )
-        .vm(&lease.vm)
         .lease(&lease.id))
     }
 

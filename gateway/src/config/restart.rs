@@ -8,6 +8,7 @@ impl Config {
         let (new, old) = (&self.listen, &running.listen);
         let (limits, before) = (&self.limits, &running.limits);
         let differing = [
+            ("state_dir", self.state_dir != running.state_dir),
             ("listen.unix", new.unix != old.unix),
             ("listen.tcp", new.tcp != old.tcp),
             ("listen.token_file", new.token_file != old.token_file),

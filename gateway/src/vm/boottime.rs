@@ -4,9 +4,10 @@ use std::ops::{Add, Sub};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 /// A point in time since the host's boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct BootTime(Duration);
 
 impl BootTime {
@@ -34,6 +35,13 @@ impl BootTime {
             tokio::time::sleep(remaining.min(SLICE)).await;
         }
     }
+}
+
+/// Which boot of the host this is: points in time of another one mean nothing.
+pub(crate) fn host_boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    // Without one, two boots cannot be told apart, and times are taken for those of this boot.
+    id.map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 impl Add<Duration> for BootTime {

@@ -30,7 +30,7 @@ impl CallOptions {
             "guest-info" => (timeouts.session, 256 << 10),
             "guest-fsfreeze-status" => (timeouts.session, 64 << 10),
             "guest-fsfreeze-freeze" | "guest-fsfreeze-freeze-list" => (timeouts.freeze, 64 << 10),
-            "guest-fsfreeze-thaw" => (timeouts.thaw, 64 << 10),
+            "guest-fsfreeze-thaw" | "x-guest-fsfreeze-thaw" => (timeouts.thaw, 64 << 10),
             "guest-shutdown"
             | "guest-suspend-disk"
             | "guest-suspend-ram"

@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A process, told from every other one that had or will have its number.
 ///
 /// It is the one that called `listen(2)` on the socket: QEMU itself, also where libvirt made the
 /// socket, because QEMU listens on it once more. Where a proxy or systemd listens in QEMU's place,
 /// it is that one, and a VM that is replaced behind it shows only in its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Incarnation {
     /// Its process id, as the gateway's PID namespace has it.
     pub pid: u32,

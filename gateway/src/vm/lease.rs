@@ -1,217 +1,162 @@
-//! A freeze lease as it is shown: who froze what, until when, and how it ended.
+//! A freeze lease: who froze what, until when, and how it ended. A freeze of one VM is a group of
+//! one.
+//!
+//! Of the lease:
 //!
 //! ```text
-//!              frozen            DELETE, deadline, stop        guest says thawed
-//!   freezing ---------> frozen ------------------------> thawing ---------> thawed
-//!      |                                                  |   ^
-//!      | reply lost, or fewer frozen than required        |   | the VM is back, and frozen
-//!      |   (cause rollback)                               v   |
-//!      +---------> thawing                              orphaned   VM gone
-//!      |
-//!      +---------> failed      nothing was frozen, or a rollback has ended
+//!              all frozen          DELETE, deadline, stop       all say thawed
+//!   freezing ------------> frozen -----------------------> thawing ---------> thawed
+//!      |                                                      ^
+//!      | reply lost, or less frozen than required             | (one VM, cause rollback)
+//!      +--> thawing, of several VMs rolling_back -------------+-------------> failed
+//!      |                                                                        ^
+//!      +--- nothing was frozen -------------------------------------------------+
 //! ```
 //!
-//! `thawed` and `failed` are final. `orphaned` becomes final when the VM stays away for longer
-//! than the configured bound; if it comes back thawed, the lease ends as `thawed` and `lost`.
+//! Of each VM in it, the same without `rolling_back`; and `orphaned` while it is gone. It becomes
+//! final when the VM stays away for longer than the configured bound; if it comes back thawed, it
+//! ends as `thawed` and `lost`.
 
-use std::fmt;
-use std::str::FromStr;
-use std::sync::Arc;
+mod id;
+mod member;
+mod record;
+mod words;
+
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::VmId;
+use super::boottime::BootTime;
 use crate::principal::Principal;
 
-/// A lease's id: `frz_` and 32 hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseId(Arc<str>);
+pub use id::{InvalidLeaseId, LeaseId};
+pub(crate) use member::AgentFreeze;
+pub use member::Member;
+pub(crate) use record::{read, write};
+pub use words::{Guard, LeaseState, Order, Policy, ThawCause, Verdict};
 
-/// A text that is no [`LeaseId`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a lease id (frz_ and 32 hexadecimal digits)")]
-pub struct InvalidLeaseId;
-
-impl LeaseId {
-    /// A new id that nobody can guess.
-    pub(crate) fn random() -> Result<Self, getrandom::Error> {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes)?;
-        Ok(Self(format!("frz_{:032x}", u128::from_be_bytes(bytes)).into()))
-    }
-
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for LeaseId {
-    type Err = InvalidLeaseId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidLeaseId> {
-        let digits = text.strip_prefix("frz_").ok_or(InvalidLeaseId)?;
-        let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-        if digits.len() == 32 && digits.bytes().all(hex) {
-            Ok(Self(text.into()))
-        } else {
-            Err(InvalidLeaseId)
-        }
-    }
-}
-
-impl fmt::Display for LeaseId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A freeze of one VM, present or past.
-#[derive(Clone, Debug)]
+/// A freeze of one VM or several, present or past.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Lease {
     /// Its id.
     pub id: LeaseId,
-    /// The VM.
-    pub vm: VmId,
     /// Who asked for it.
     pub owner: Principal,
     /// The caller's own note.
     pub label: Option<String>,
-    /// What happens when not everything freezes.
+    /// What happens when not everything of a VM freezes.
     pub policy: Policy,
-    /// Where it stands.
-    pub state: LeaseState,
-    /// How many filesystems the kernel froze.
-    pub filesystems: Option<u64>,
-    /// Named mount points that were not frozen, as far as the agent tells.
-    pub skipped: Vec<String>,
+    /// In which order its VMs freeze.
+    pub order: Order,
+    /// Whether all are thawed again if one does not freeze.
+    pub all_or_nothing: bool,
+    /// Which mount points; all if none are named.
+    pub mountpoints: Option<Vec<String>>,
+    /// How long freezing may take.
+    pub freeze_timeout: Duration,
     /// How long the freeze may hold from its last beginning or renewal.
     pub ttl: Duration,
+    /// Where it stands.
+    pub state: LeaseState,
     /// When it was asked for; wall clock, as all times here.
+    #[serde(with = "record::wall")]
     pub created_at: SystemTime,
-    /// When the last filesystem was frozen.
+    /// When the last filesystem of the last VM was frozen.
+    #[serde(with = "record::wall::option", default)]
     pub frozen_at: Option<SystemTime>,
     /// When the gateway thaws by itself.
+    #[serde(with = "record::wall::option", default)]
     pub expires_at: Option<SystemTime>,
-    /// When the guest said that it has thawed.
+    /// When the last guest said that it has thawed.
+    #[serde(with = "record::wall::option", default)]
     pub thawed_at: Option<SystemTime>,
     /// Why it was thawed.
     pub thaw_cause: Option<ThawCause>,
-    /// Whether the filesystems stood still all the time; `None` until the lease ends.
+    /// Whether the filesystems stood still all the time: the worst of its VMs'. `None` until the
+    /// lease ends, and for one that never held.
     pub verdict: Option<Verdict>,
-    /// What the verdict rests on, as sentences.
-    pub evidence: Vec<String>,
-    /// What the guest's thaw complained of, although it thawed.
-    pub thaw_error: Option<String>,
-    /// How long this guest can hold at all: 10 s on Windows.
-    pub max_hold_seconds: Option<u64>,
-    /// Who thaws if the caller does not.
-    pub guard: Guard,
+    /// The time between the first VM's freeze and the last one's.
+    pub spread: Option<Duration>,
+    /// Its VMs, in their order; at least one.
+    pub members: Vec<Member>,
+    /// When it was over.
+    #[serde(with = "record::wall::option", default)]
+    pub ended_at: Option<SystemTime>,
+    /// The boot of the host that the times below are of.
+    pub(crate) host_boot: String,
+    /// When the gateway thaws by itself.
+    pub(crate) deadline: Option<BootTime>,
+    /// Beyond which it cannot be renewed.
+    pub(crate) hold_until: Option<BootTime>,
 }
 
 impl Lease {
-    /// Whether it is over: its guest needs nothing any more.
+    /// Whether it is over: its guests need nothing any more.
     pub fn ended(&self) -> bool {
-        self.verdict.is_some()
+        self.ended_at.is_some()
     }
-}
 
-/// Writes each enum's name table once.
-macro_rules! names {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ })+) => {$(
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
-
-        impl $name {
-            /// The name as it is written in the API, in logs and in metrics.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)+ }
-            }
+    /// The VM of a lease of one.
+    pub fn sole(&self) -> Option<&Member> {
+        match self.members.as_slice() {
+            [sole] => Some(sole),
+            _ => None,
         }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    )+};
-}
-
-names! {
-    /// What happens when not everything freezes.
-    Policy {
-        /// Everything asked for is frozen, or the freeze fails and everything is thawed.
-        Required = "required",
-        /// What could be frozen is, and the rest is named.
-        BestEffort = "best_effort",
     }
 
-    /// Where a lease stands.
-    LeaseState {
-        /// The freeze is under way.
-        Freezing = "freezing",
-        /// The guest said that it is frozen.
-        Frozen = "frozen",
-        /// The thaw is under way, or being retried.
-        Thawing = "thawing",
-        /// Over: the guest said that it is thawed.
-        Thawed = "thawed",
-        /// Over: it never held.
-        Failed = "failed",
-        /// The VM is gone.
-        Orphaned = "orphaned",
+    /// The VM of that id in it.
+    pub fn member(&self, vm: &VmId) -> Option<&Member> {
+        self.members.iter().find(|member| member.vm == *vm)
     }
 
-    /// Why a lease was thawed.
-    ThawCause {
-        /// Somebody asked.
-        Requested = "requested",
-        /// Its time was over.
-        Expired = "expired",
-        /// The freeze did not come out as asked for.
-        Rollback = "rollback",
-        /// Somebody else thawed, or the guest did by itself.
-        External = "external",
-        /// The gateway was stopped.
-        Shutdown = "shutdown",
-        /// Somebody asked to thaw what was not frozen through this gateway.
-        Forced = "forced",
+    /// How many filesystems the kernels froze, all VMs together.
+    pub fn filesystems(&self) -> Option<u64> {
+        let counts = self.members.iter().filter_map(|member| member.filesystems);
+        counts.reduce(u64::saturating_add)
     }
 
-    /// Whether the filesystems stood still from freeze to thaw.
-    Verdict {
-        /// The agent proves it.
-        Held = "held",
-        /// The counts agree and no reset or reconnect was seen: the best a stock agent can show.
-        CountsAgree = "counts_agree",
-        /// They did not.
-        Lost = "lost",
-        /// Some were never frozen.
-        Partial = "partial",
-        /// There is no telling.
-        Unknown = "unknown",
+    /// Who thaws when its time is over: of several VMs, who does of all.
+    pub fn guard(&self) -> Guard {
+        let both = self.members.iter().all(|member| member.guard == Guard::GatewayAndAgent);
+        if both { Guard::GatewayAndAgent } else { Guard::Gateway }
     }
 
-    /// Who thaws when a lease's time is over.
-    Guard {
-        /// The gateway alone.
-        Gateway = "gateway",
-        /// The gateway, and the agent by itself a little later.
-        GatewayAndAgent = "gateway+agent",
+    /// How long its guests can hold at all.
+    pub fn max_hold_seconds(&self) -> Option<u64> {
+        self.members.iter().filter_map(|member| member.max_hold_seconds).min()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// The state as it is shown: a lease whose VMs are all gone is orphaned.
+    pub fn shown_state(&self) -> LeaseState {
+        let mut waiting = self.members.iter().filter(|member| !member.ended()).peekable();
+        let gone =
+            waiting.peek().is_some() && waiting.all(|member| member.state == LeaseState::Orphaned);
+        if gone && !self.ended() { LeaseState::Orphaned } else { self.state }
+    }
 
-    #[test]
-    fn ids_are_random_and_parse_back() {
-        let id = LeaseId::random().expect("random");
-        assert_eq!(id.as_str().parse::<LeaseId>(), Ok(id.clone()));
-        assert_ne!(id, LeaseId::random().expect("random"));
-        for bad in ["", "frz_", "frz_0", "frz_ZZ", &id.as_str().to_uppercase(), &format!("{id}0")] {
-            assert!(bad.parse::<LeaseId>().is_err(), "{bad}");
-        }
+    /// Draws the sum over its VMs, all of which have ended.
+    pub(crate) fn end(&mut self, cause: ThawCause) {
+        let held = self.members.iter().filter(|member| member.verdict.is_some());
+        let causes: Vec<_> = held.filter_map(|member| member.thaw_cause).collect();
+        // What all VMs say; else what the lease was ended for.
+        let same = causes.first().filter(|first| causes.iter().all(|cause| cause == *first));
+        self.thaw_cause = Some(same.copied().unwrap_or(cause));
+        self.thawed_at = self.members.iter().filter_map(|member| member.thawed_at).max();
+        let verdicts = self.members.iter().map(|member| match member.verdict {
+            Some(verdict) => verdict,
+            // It never froze, the others did.
+            None => Verdict::Partial,
+        });
+        self.verdict = (!causes.is_empty()).then(|| verdicts.reduce(Verdict::worse)).flatten();
+        let all = |state| self.members.iter().all(|member| member.state == state);
+        self.state = if all(LeaseState::Orphaned) {
+            LeaseState::Orphaned
+        } else if cause == ThawCause::Rollback || all(LeaseState::Failed) {
+            LeaseState::Failed
+        } else {
+            LeaseState::Thawed
+        };
+        self.ended_at = Some(SystemTime::now());
     }
 }

@@ -45,11 +45,15 @@ pub use events::{
     Subscription, TooManySubscribers,
 };
 pub(crate) use foreign::foreign;
-pub use freeze::{FreezeError, FreezeRequest, Leases, ShutdownReport};
+pub use freeze::{
+    FreezeError, FreezeRequest, LeaseUnwritable, Leases, ShutdownReport, Started, Unwritten,
+};
 pub use handle::VmHandle;
 pub use id::{InvalidVmId, VmId};
 pub use incarnation::Incarnation;
-pub use lease::{Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Policy, ThawCause, Verdict};
+pub use lease::{
+    Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Member, Order, Policy, ThawCause, Verdict,
+};
 pub use link::{LinkState, LinkStatus};
 pub use power::PowerOrder;
 pub use reads::Snapshot;

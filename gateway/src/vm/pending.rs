@@ -1,7 +1,7 @@
 //! A call between its caller and the wire.
 
 use qga_proto::ReplyText;
-use qga_proto::command::{Command as _, CommandInfo, GuestFsfreezeThaw};
+use qga_proto::command::CommandInfo;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -34,7 +34,7 @@ impl Work {
         match self {
             Self::Resync => Priority::Sync,
             Self::Call { info, .. } => match info.name {
-                name if name == GuestFsfreezeThaw::INFO.name => Priority::Thaw,
+                _ if info.is_thaw() => Priority::Thaw,
                 "guest-file-read" | "guest-file-write" => Priority::Bulk,
                 _ => Priority::Interactive,
             },

@@ -11,7 +11,9 @@ const BOUND: Duration = Duration::from_secs(20);
 fn start(dir: &Path, stderr: Stdio) -> Child {
     let config = dir.join("config.toml");
     let unix = dir.join("api.sock");
-    std::fs::write(&config, format!("[listen]\nunix = {unix:?}\n")).unwrap();
+    let state = dir.join("state");
+    let text = format!("state_dir = {state:?}\n[listen]\nunix = {unix:?}\n");
+    std::fs::write(&config, text).unwrap();
     Command::new(env!("CARGO_BIN_EXE_qga-gateway"))
         .arg("--config")
         .arg(config)
@@ -106,7 +108,8 @@ fn hangup_takes_a_good_file_over_and_leaves_things_as_they_were_with_a_bad_one()
         String::from_utf8_lossy(&text[..n]).into_owned()
     };
     let config = dir.path().join("config.toml");
-    let listen = format!("[listen]\nunix = {:?}\n", dir.path().join("api.sock"));
+    let (state, unix) = (dir.path().join("state"), dir.path().join("api.sock"));
+    let listen = format!("state_dir = {state:?}\n[listen]\nunix = {unix:?}\n");
     std::fs::write(&config, &listen).unwrap();
     let mut gateway = Command::new(env!("CARGO_BIN_EXE_qga-gateway"))
         .arg("--config")
@@ -124,7 +127,7 @@ fn hangup_takes_a_good_file_over_and_leaves_things_as_they_were_with_a_bad_one()
     std::fs::write(&config, format!("{listen}[limits]\nqueue_dept = 3\n")).unwrap();
     hangup();
     let line = logged(&mut lines, "stays as it was");
-    assert!(line.contains("config.toml:4: limits.queue_dept: unknown field"), "{line}");
+    assert!(line.contains("config.toml:5: limits.queue_dept: unknown field"), "{line}");
     let begun = told();
     assert!(begun.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{begun}");
     assert_eq!(told().trim(), "READY=1");

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 pub use self::handshake::SyncIds;
 use self::handshake::{Handshake, Step};
 use self::in_flight::{Fence, InFlight};
-use crate::command::{Command, CommandInfo, GuestFsfreezeThaw};
+use crate::command::{Command, CommandInfo, GuestFsfreezeThaw, XFsfreezeThaw};
 use crate::lines::{Line, Lines};
 use crate::reply::{Content, Reply};
 pub use crate::reply::{ReplyError, ReplyText};
@@ -197,7 +197,8 @@ impl Client {
     }
 
     fn takes(&self, name: &str, pipelined: bool) -> bool {
-        let exempt = name == GuestFsfreezeThaw::INFO.name
+        let thaws = [GuestFsfreezeThaw::INFO.name, XFsfreezeThaw::INFO.name];
+        let exempt = thaws.contains(&name)
             && self.was_synced
             && !self.needs_sync()
             && self.in_flight.len() < MAX_IN_FLIGHT;

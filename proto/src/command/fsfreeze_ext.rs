@@ -252,6 +252,9 @@ pub struct FilesystemFreeze {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// It cannot be written to anyway; absent: it can, or that is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
     /// What became of its thaw; absent: none was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thaw: Option<ThawResult>,
@@ -314,6 +317,7 @@ mod tests {
                 mountpoint: "/".into(),
                 freeze: FreezeResult::AlreadyFrozen,
                 error: None,
+                read_only: false,
                 thaw: Some(ThawResult::NotFrozen),
                 written_sectors: Some(8),
             }],

@@ -98,9 +98,13 @@ fn lanes(gateway: Option<&PathBuf>, dir: &Path, log: bool) -> Result<Lanes> {
 fn start_gateway(program: &Path, dir: &Path, agent: &Path, log: bool) -> Result<Lane> {
     let socket = dir.join("api.sock");
     let config = dir.join("gateway.toml");
+    let state = dir.join("state");
     fs::write(
         &config,
-        format!("[listen]\nunix = {socket:?}\n\n[[vm]]\nid = \"demo\"\nsocket = {agent:?}\n"),
+        format!(
+            "state_dir = {state:?}\n[listen]\nunix = {socket:?}\n\n[[vm]]\nid = \"demo\"\n\
+             socket = {agent:?}\n"
+        ),
     )?;
     let level = if log { "RUST_LOG=info" } else { "RUST_LOG=off" };
     let args = [OsString::from(level), program.into(), "--config".into(), config.into()];

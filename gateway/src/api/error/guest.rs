@@ -6,7 +6,10 @@ use qga_proto::command::{CommandInfo, Right};
 
 use super::{Code, Outcome, Problem, printable};
 use crate::api::vms::LinkBody;
-use crate::vm::{CallError, FreezeError, LeaseId, LinkState, LinkStatus, VmHandle, VmId};
+use crate::vm::{
+    CallError, FreezeError, Lease, LeaseId, LinkState, LinkStatus, Registry, Unwritten, VmHandle,
+    VmId,
+};
 
 /// The problem of a call that failed. `frozen`: a freeze lease is active on the VM.
 pub(crate) fn call_failed(
@@ -231,6 +234,22 @@ pub(crate) fn frozen_without_lease(id: &VmId, link: Option<&LinkStatus>) -> Stri
     }
 }
 
+/// The problem of a renewal or a thaw of a lease that failed.
+pub(crate) fn lease_failed(
+    registry: &Registry,
+    lease: &Lease,
+    info: &CommandInfo,
+    error: FreezeError,
+) -> Problem {
+    let (which, error) = match error {
+        FreezeError::Group { vm, source, .. } => (vm, *source),
+        // A lease has at least one VM.
+        error => (lease.members[0].vm.clone(), error),
+    };
+    let handle = registry.get(&which);
+    freeze_failed(&which, handle.as_ref(), info, true, error).lease(&lease.id)
+}
+
 /// The problem of a freeze, renewal or thaw that failed. `vm` is absent where the gateway does not
 /// know the lease's VM any more.
 pub(crate) fn freeze_failed(
@@ -291,6 +310,89 @@ pub(crate) fn freeze_failed(
             ),
         )
         .outcome(Outcome::Failed, false),
+        FreezeError::NoMountPoint { names } => Problem::new(
+            Code::NoSuchMountpoint,
+            format!(
+                "VM \"{id}\" has nothing mounted at {}. Nothing was sent. GET /vms/{id}/filesystems \
+                 lists its mount points; with \"best_effort\" the others are frozen.",
+                printable(&names.join(", "))
+            ),
+        )
+        .outcome(Outcome::NotSent, false),
+        FreezeError::Skipped { skipped } => Problem::new(
+            Code::FreezeIncomplete,
+            format!(
+                "VM \"{id}\" could not freeze {}, and the policy \"required\" needs everything that \
+                 can be written to. Everything was thawed again. Name the mount points that \
+                 matter, or ask for \"best_effort\".",
+                printable(&skipped.join(", "))
+            ),
+        )
+        .outcome(Outcome::Failed, false),
+        FreezeError::Group { vm: which, source, lease, undone } => {
+            let handle = if which == *id { vm } else { None };
+            let mut problem = freeze_failed(&which, handle, info, frozen, *source);
+            let others = match (&lease, undone) {
+                (None, _) => "No VM was frozen.".to_owned(),
+                (Some(_), true) => "All others are thawed again.".to_owned(),
+                (Some(lease), false) => format!(
+                    "Not all others are known to be thawed: the gateway goes on; follow it in \
+                     GET /freezes/{lease}."
+                ),
+            };
+            problem = problem.preceded_by(&format!("VM \"{which}\" failed. {others}"));
+            return match lease {
+                Some(lease) => problem.lease(lease),
+                None => problem,
+            };
+        }
+        FreezeError::HoldLimit { max, left } => Problem::new(
+            Code::HoldLimit,
+            format!(
+                "A freeze may be held for {} s in all, renewals included (limits.hold_max_seconds), \
+                 and {} s of them are left. The lease ends when it would have.",
+                max.as_secs(),
+                left.as_secs()
+            ),
+        )
+        .outcome(Outcome::NotSent, false),
+        FreezeError::TooManyFrozen { max } => Problem::new(
+            Code::TooManyFrozen,
+            format!(
+                "At most {max} VMs may be frozen at once (limits.frozen_vms_max). Nothing was sent; \
+                 thaw others first."
+            ),
+        )
+        .outcome(Outcome::NotSent, true)
+        .retry_after(10),
+        FreezeError::Unwritable(error) => {
+            let (meaning, outcome) = match error.when {
+                Unwritten::Begin => (
+                    "no freeze is begun that a restart of the gateway would forget. Nothing was \
+                     sent to any guest",
+                    Outcome::NotSent,
+                ),
+                Unwritten::Frozen => (
+                    "the freeze, which a restart of the gateway would not know to be complete, is \
+                     undone: do not rely on it",
+                    Outcome::Failed,
+                ),
+                Unwritten::Renewal => (
+                    "the renewal does not count: the lease ends when it would have",
+                    Outcome::Failed,
+                ),
+            };
+            Problem::new(
+                Code::StateUnwritable,
+                format!(
+                    "The gateway cannot write its state ({}), so {meaning}. Make room or mend the \
+                     disk below state_dir; the gateway tries again by itself.",
+                    printable(&error.source.reason)
+                ),
+            )
+            .outcome(outcome, true)
+            .retry_after(5)
+        }
         FreezeError::OutcomeUnknown { lease, source } => {
             let meaning = format!(
                 "The gateway is thawing VM \"{id}\", because it cannot know whether the freeze \

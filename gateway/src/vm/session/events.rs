@@ -4,6 +4,7 @@ use std::io;
 
 use qga_proto::command::{
     Command as _, CommandInfo, FsfreezeStatus, GuestFsfreezeStatus, GuestFsfreezeThaw, GuestInfo,
+    XFsfreezeFreeze, XFsfreezeThaw,
 };
 use qga_proto::{Call, CallId, ClientEvent, ReplyError, ReplyText};
 use tokio::time::Instant;
@@ -200,6 +201,13 @@ impl Session<'_> {
             }
             name if name == GuestFsfreezeThaw::INFO.name => {
                 (count() >= 0).then_some(FsfreezeStatus::Thawed)
+            }
+            name if name == XFsfreezeFreeze::INFO.name => {
+                let freeze = text.decode::<XFsfreezeFreeze>().ok();
+                freeze.filter(|freeze| freeze.count > 0).map(|_| FsfreezeStatus::Frozen)
+            }
+            name if name == XFsfreezeThaw::INFO.name => {
+                text.decode::<XFsfreezeThaw>().ok().map(|_| FsfreezeStatus::Thawed)
             }
             name if name == GuestFsfreezeStatus::INFO.name => {
                 text.decode::<GuestFsfreezeStatus>().ok()

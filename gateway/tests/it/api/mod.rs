@@ -2,7 +2,7 @@ mod access;
 mod agent;
 mod bad_agent;
 mod calls;
-mod client;
+pub(crate) mod client;
 mod commands;
 mod config;
 mod document;

@@ -80,6 +80,8 @@ async fn a_lease_keeps_its_vm() {
         freeze_timeout: Duration::from_secs(1),
         mountpoints: None,
         policy: Policy::Required,
+        order: qga_gateway::vm::Order::Parallel,
+        all_or_nothing: true,
         label: None,
     };
     let lease = leases.freeze(&vm, request, Principal::unix(0)).await.expect("freezes");

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use super::leased::{self, Named};
 use qga_proto::command::{
-    AgentCommand, AgentInfo, COMMANDS, Command as _, FsfreezeStatus, GuestFsfreezeFreezeList,
-    GuestSync, GuestSyncDelimited,
+    AgentCommand, AgentInfo, COMMANDS, Command as _, FilesystemInfo, FsfreezeStatus,
+    GuestFsfreezeFreezeList, GuestSync, GuestSyncDelimited, ThawCause,
 };
 use qga_proto::{Job, Outcome, QgaError, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -54,6 +55,8 @@ pub(super) struct Truth {
     pub(super) frozen: bool,
     pub(super) mounted: Vec<String>,
     pub(super) held: i64,
+    /// What `qga-agent` knows; a stock agent if there is nothing.
+    pub(super) named: Option<Named>,
     /// Commands in the order they were run; syncs are left out.
     pub(super) ran: Vec<String>,
     /// Bytes that came before the first sync was answered, by connection.
@@ -235,12 +238,19 @@ impl Shared {
         if truth.frozen && !job.info.allowed_while_frozen {
             return Outcome::Error(QgaError::disabled(job.info.name));
         }
+        if let Some(outcome) = leased::run(&mut truth, job) {
+            return outcome;
+        }
         match job.info.name {
             "guest-sync-delimited" => {
                 job.request.arguments().map(|GuestSyncDelimited { id }| id).into()
             }
             "guest-sync" => job.request.arguments().map(|GuestSync { id }| id).into(),
-            "guest-info" => Outcome::value(&info(truth.frozen)),
+            "guest-info" => Outcome::value(&info(&truth)),
+            "guest-get-fsinfo" => {
+                let mounted = truth.mounted.iter();
+                Outcome::value(&mounted.map(|path| filesystem(path)).collect::<Vec<_>>())
+            }
             "guest-fsfreeze-status" => Outcome::value(&if truth.frozen {
                 FsfreezeStatus::Frozen
             } else {
@@ -260,10 +270,7 @@ impl Shared {
                     }
                 }
             }
-            "guest-fsfreeze-thaw" => {
-                truth.frozen = false;
-                Outcome::value(&std::mem::take(&mut truth.held))
-            }
+            "guest-fsfreeze-thaw" => Outcome::value(&truth.thaw_because(ThawCause::Requested)),
             "guest-shutdown" => Outcome::Silent,
             _ => Outcome::empty(),
         }
@@ -278,7 +285,19 @@ impl Truth {
     }
 }
 
-fn info(frozen: bool) -> AgentInfo {
+/// What qemu-ga has too.
+fn stock(info: &qga_proto::command::CommandInfo) -> bool {
+    !info.name.starts_with("x-guest-")
+}
+
+fn filesystem(path: &str) -> FilesystemInfo {
+    let value = serde_json::json!({"name": "sda1", "mountpoint": path, "type": "ext4", "disk": []});
+    serde_json::from_value(value).expect("a filesystem")
+}
+
+fn info(truth: &Truth) -> AgentInfo {
+    let frozen = truth.frozen;
+    let all = truth.named.is_some();
     let command = |info: &qga_proto::command::CommandInfo| AgentCommand {
         name: info.name.into(),
         enabled: !frozen || info.allowed_while_frozen,
@@ -286,7 +305,12 @@ fn info(frozen: bool) -> AgentInfo {
     };
     AgentInfo {
         version: "11.1.3".into(),
-        supported_commands: COMMANDS.iter().rev().map(command).collect(),
+        supported_commands: COMMANDS
+            .iter()
+            .rev()
+            .filter(|info| all || stock(info))
+            .map(command)
+            .collect(),
     }
 }
 

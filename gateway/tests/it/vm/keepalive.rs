@@ -67,6 +67,8 @@ async fn under_a_lease_nobody_is_asked_so_that_a_stopped_guest_may_keep_its_verd
         freeze_timeout: Duration::from_secs(1),
         mountpoints: None,
         policy: Policy::Required,
+        order: qga_gateway::vm::Order::Parallel,
+        all_or_nothing: true,
         label: None,
     };
     let lease = leases.freeze(&vm, request, Principal::unix(0)).await.expect("freezes");
@@ -80,6 +82,6 @@ async fn under_a_lease_nobody_is_asked_so_that_a_stopped_guest_may_keep_its_verd
     guest.rule(|_| Act::Normal);
     guest.release();
     let lease = leases.thaw(&lease.id).await.expect("thaws");
-    assert_eq!(lease.verdict, Some(Verdict::CountsAgree), "{:?}", lease.evidence);
+    assert_eq!(lease.verdict, Some(Verdict::CountsAgree), "{:?}", lease.members[0].evidence);
     eventually("asked again", || vm.counters().syncs > syncs + 3).await;
 }

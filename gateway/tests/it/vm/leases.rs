@@ -7,7 +7,7 @@ use std::time::Duration;
 use qga_gateway::principal::Principal;
 use qga_gateway::vm::{
     CallError, FreezeError, FreezeRequest, Guard, Lease, LeaseId, LeaseState, Leases, LinkState,
-    Policy, Registry, ThawCause, Verdict, VmHandle,
+    Order, Policy, Registry, ThawCause, Verdict, VmHandle,
 };
 use qga_proto::{Outcome, QgaError};
 use tempfile::{TempDir, tempdir};
@@ -69,7 +69,17 @@ pub(super) fn request() -> FreezeRequest {
         freeze_timeout: Duration::from_millis(300),
         mountpoints: None,
         policy: Policy::Required,
+        order: Order::Parallel,
+        all_or_nothing: true,
         label: Some("backup".into()),
+    }
+}
+
+/// An agent that cannot say what is mounted.
+fn without_fsinfo(name: &str) -> Act {
+    match name {
+        "guest-get-fsinfo" => Act::Answer(Outcome::Error(QgaError::not_found(name))),
+        _ => Act::Normal,
     }
 }
 
@@ -83,8 +93,8 @@ async fn a_freeze_holds_until_its_thaw() {
     let frame = Frame::ready().await;
     let lease = frame.freeze(request()).await.expect("freezes");
     assert!(frame.guest.truth().frozen);
-    assert_eq!((lease.state, lease.filesystems), (LeaseState::Frozen, Some(3)));
-    assert_eq!((lease.guard, lease.owner.as_str()), (Guard::Gateway, "token:test"));
+    assert_eq!((lease.state, lease.filesystems()), (LeaseState::Frozen, Some(3)));
+    assert_eq!((lease.guard(), lease.owner.as_str()), (Guard::Gateway, "token:test"));
     assert_eq!(lease.expires_at, lease.frozen_at.map(|at| at + MINUTE));
     assert_eq!(frame.vm.link().state, LinkState::Frozen);
     assert_eq!(frame.leases.active_on(frame.vm.id()).map(|l| l.id), Some(lease.id.clone()));
@@ -97,7 +107,7 @@ async fn a_freeze_holds_until_its_thaw() {
     assert!(!frame.guest.truth().frozen);
     assert_eq!((ended.state, ended.verdict), (LeaseState::Thawed, Some(Verdict::CountsAgree)));
     assert_eq!(ended.thaw_cause, Some(ThawCause::Requested));
-    assert!(ended.thawed_at >= ended.frozen_at && !ended.evidence.is_empty());
+    assert!(ended.thawed_at >= ended.frozen_at && !ended.members[0].evidence.is_empty());
 
     let late = frame.leases.thaw(&lease.id).await.expect("a late thaw has its answer");
     assert_eq!(late.verdict, ended.verdict);
@@ -136,9 +146,9 @@ async fn a_caller_that_hangs_up_leaves_its_lease_to_the_ttl() {
     assert!(timeout(Duration::from_millis(100), &mut call).await.is_err(), "held");
     drop(call);
     let id = frame.leases.active_on(frame.vm.id()).expect("findable").id;
-    assert_eq!(frame.lease(&id).state, LeaseState::Freezing);
+    assert_eq!(frame.lease(&id).shown_state(), LeaseState::Freezing);
     frame.guest.release();
-    eventually("frozen", || frame.lease(&id).state == LeaseState::Frozen).await;
+    eventually("frozen", || frame.lease(&id).shown_state() == LeaseState::Frozen).await;
     let ended = frame.ends(&id).await;
     assert_eq!(ended.thaw_cause, Some(ThawCause::Expired));
 }
@@ -175,7 +185,7 @@ async fn a_guest_that_has_thawed_by_itself_did_not_hold() {
     });
     let ended = frame.leases.thaw(&lease.id).await.expect("it is thawed");
     assert_eq!((ended.verdict, ended.thaw_cause), (Some(Verdict::Lost), Some(ThawCause::External)));
-    assert!(ended.thaw_error.expect("the agent's words").contains("automatically"));
+    assert!(ended.members[0].thaw_error.as_ref().expect("words").contains("automatically"));
 }
 
 #[tokio::test]
@@ -187,12 +197,16 @@ async fn a_forced_thaw_is_kept_on_record_and_a_refused_one_is_not() {
         "guest-fsfreeze-thaw" => Act::Answer(Outcome::Error(QgaError::generic("not now"))),
         _ => Act::Normal,
     });
-    let error = frame.leases.force_thaw(&frame.vm, owner.clone()).await.expect_err("refused");
+    let error = frame
+        .leases
+        .force_thaw(&frame.vm, owner.clone(), ThawCause::Forced)
+        .await
+        .expect_err("refused");
     assert!(matches!(error, FreezeError::Call(CallError::Agent(_))), "{error}");
     assert!(frame.guest.truth().frozen && frame.leases.list().is_empty());
 
     frame.guest.rule(|_| Act::Normal);
-    let lease = frame.leases.force_thaw(&frame.vm, owner).await.expect("thaws");
+    let lease = frame.leases.force_thaw(&frame.vm, owner, ThawCause::Forced).await.expect("thaws");
     assert_eq!((lease.state, lease.thaw_cause), (LeaseState::Thawed, Some(ThawCause::Forced)));
     assert!(frame.leases.active_on(frame.vm.id()).is_none());
     frame.ends(&lease.id).await;
@@ -201,6 +215,7 @@ async fn a_forced_thaw_is_kept_on_record_and_a_refused_one_is_not() {
 #[tokio::test]
 async fn fewer_than_required_are_thawed_again_and_best_effort_says_so() {
     let frame = Frame::ready().await;
+    frame.guest.rule(without_fsinfo);
     let some = ["/", "/srv", "/srv", "/mnt"];
     let error = frame.freeze(named(&some, Policy::Required)).await.expect_err("two of three");
     assert!(matches!(error, FreezeError::Incomplete { wanted: 3, frozen: 2 }), "{error}");
@@ -209,12 +224,15 @@ async fn fewer_than_required_are_thawed_again_and_best_effort_says_so() {
     assert_eq!((failed.state, failed.thaw_cause), (LeaseState::Failed, Some(ThawCause::Rollback)));
 
     let lease = frame.freeze(named(&some, Policy::BestEffort)).await.expect("two are some");
-    assert_eq!(lease.filesystems, Some(2));
+    assert_eq!(lease.filesystems(), Some(2));
     let ended = frame.leases.thaw(&lease.id).await.expect("thaws");
-    assert_eq!(ended.verdict, Some(Verdict::Partial), "{:?}", ended.evidence);
+    assert_eq!(ended.verdict, Some(Verdict::Partial), "{:?}", ended.members[0].evidence);
 
     let none = frame.freeze(named(&["/mnt"], Policy::BestEffort)).await.expect("none is told");
-    assert_eq!((none.filesystems, none.skipped.as_slice()), (Some(0), &["/mnt".to_owned()][..]));
+    assert_eq!(
+        (none.filesystems(), none.members[0].skipped.as_slice()),
+        (Some(0), &["/mnt".to_owned()][..])
+    );
     frame.leases.thaw(&none.id).await.expect("thaws");
 
     let all = frame.freeze(named(&["/", "/home"], Policy::Required)).await.expect("all");
@@ -223,9 +241,29 @@ async fn fewer_than_required_are_thawed_again_and_best_effort_says_so() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_no_mount_point_is_told_before_anything_is_sent() {
+    let frame = Frame::ready().await;
+    let some = ["/", "/nowhere", "/srv/"];
+    let error = frame.freeze(named(&some, Policy::Required)).await.expect_err("no such thing");
+    assert!(matches!(&error, FreezeError::NoMountPoint { names } if names == &["/nowhere"]));
+    assert_eq!(frame.guest.ran("guest-fsfreeze-freeze-list"), 0);
+    assert!(frame.leases.list().is_empty());
+    let lease = frame.freeze(named(&["/", "/nowhere"], Policy::BestEffort)).await.expect("one");
+    assert_eq!(
+        (lease.filesystems(), &lease.members[0].skipped[..]),
+        (Some(1), &["/nowhere".to_owned()][..])
+    );
+    let ended = frame.leases.thaw(&lease.id).await.expect("thaws");
+    assert_eq!(ended.verdict, Some(Verdict::Partial));
+}
+
+#[tokio::test]
 async fn a_rollback_that_hangs_does_not_hang_its_caller() {
     let frame = Frame::ready().await;
-    frame.guest.rule(|name| if name.ends_with("-thaw") { Act::Hold } else { Act::Normal });
+    frame.guest.rule(|name| match name {
+        "guest-fsfreeze-thaw" => Act::Hold,
+        name => without_fsinfo(name),
+    });
     let error =
         frame.freeze(named(&["/", "/mnt"], Policy::Required)).await.expect_err("one of two");
     let FreezeError::OutcomeUnknown { lease, .. } = error else { panic!("{error}") };
@@ -260,7 +298,7 @@ async fn a_freeze_that_hangs_has_its_thaw_behind_it_in_the_pipe() {
     let FreezeError::OutcomeUnknown { lease, .. } = error else { panic!("{error}") };
     // The agent answers nothing at all until the freeze is through.
     until(&frame.vm, LinkState::Silent).await;
-    assert_eq!(frame.lease(&lease).state, LeaseState::Thawing);
+    assert_eq!(frame.lease(&lease).shown_state(), LeaseState::Thawing);
     frame.guest.release();
     frame.ends(&lease).await;
     let ran = frame.guest.truth().ran;
@@ -295,8 +333,10 @@ async fn a_thaw_during_the_freeze_stops_it() {
         eventually("it is on the wire", || begun.load(Ordering::Relaxed)).await;
         let id = frame.leases.active_on(frame.vm.id()).expect("active").id;
         let release = async {
-            eventually("the thaw is asked for", || frame.lease(&id).state == LeaseState::Thawing)
-                .await;
+            eventually("the thaw is asked for", || {
+                frame.lease(&id).shown_state() == LeaseState::Thawing
+            })
+            .await;
             frame.guest.release();
         };
         tokio::join!(frame.leases.thaw(&id), release).0
@@ -340,7 +380,7 @@ async fn a_thaw_that_complains_and_thaws_ends_with_its_complaint() {
         _ => Act::Normal,
     });
     let ended = frame.leases.thaw(&lease.id).await.expect("thawed all the same");
-    assert_eq!(ended.thaw_error.as_deref(), Some("hook failed"));
+    assert_eq!(ended.members[0].thaw_error.as_deref(), Some("hook failed"));
     assert_eq!(ended.verdict, Some(Verdict::Unknown));
 }
 
@@ -350,7 +390,7 @@ async fn a_lower_count_at_the_thaw_is_a_lost_freeze() {
     let lease = frame.freeze(request()).await.expect("freezes");
     frame.guest.change(|truth| truth.held = 1);
     let ended = frame.leases.thaw(&lease.id).await.expect("thaws");
-    assert_eq!(ended.verdict, Some(Verdict::Lost), "{:?}", ended.evidence);
+    assert_eq!(ended.verdict, Some(Verdict::Lost), "{:?}", ended.members[0].evidence);
 }
 
 #[tokio::test]
@@ -382,7 +422,7 @@ async fn a_guest_that_comes_back_thawed_has_lost_its_freeze() {
     let mut frame = Frame::ready().await;
     let lease = frame.freeze(request()).await.expect("freezes");
     frame.guest.kill().await;
-    eventually("orphaned", || frame.lease(&lease.id).state == LeaseState::Orphaned).await;
+    eventually("orphaned", || frame.lease(&lease.id).shown_state() == LeaseState::Orphaned).await;
     frame.guest.change(|truth| (truth.frozen, truth.held) = (false, 0));
     frame.guest.boot();
     let ended = frame.ends(&lease.id).await;
@@ -395,11 +435,11 @@ async fn a_link_that_breaks_and_comes_back_frozen_still_holds_but_proves_less() 
     let mut frame = Frame::ready().await;
     let lease = frame.freeze(request()).await.expect("freezes");
     frame.guest.kill().await;
-    eventually("orphaned", || frame.lease(&lease.id).state == LeaseState::Orphaned).await;
+    eventually("orphaned", || frame.lease(&lease.id).shown_state() == LeaseState::Orphaned).await;
     frame.guest.boot();
-    eventually("held again", || frame.lease(&lease.id).state == LeaseState::Frozen).await;
+    eventually("held again", || frame.lease(&lease.id).shown_state() == LeaseState::Frozen).await;
     let ended = frame.leases.thaw(&lease.id).await.expect("thaws");
-    assert_eq!(ended.verdict, Some(Verdict::Unknown), "{:?}", ended.evidence);
+    assert_eq!(ended.verdict, Some(Verdict::Unknown), "{:?}", ended.members[0].evidence);
 }
 
 #[tokio::test]
@@ -408,7 +448,7 @@ async fn a_vm_away_at_the_deadline_is_thawed_when_it_is_back() {
     let ttl = Duration::from_millis(200);
     let lease = frame.freeze(FreezeRequest { ttl, ..request() }).await.expect("freezes");
     frame.guest.rule(|_| Act::Hold);
-    eventually("expired", || frame.lease(&lease.id).state == LeaseState::Thawing).await;
+    eventually("expired", || frame.lease(&lease.id).shown_state() == LeaseState::Thawing).await;
     frame.guest.kill().await;
     frame.guest.rule(|_| Act::Normal);
     frame.guest.boot();

@@ -262,7 +262,9 @@ struct Listener(Child);
 impl Listener {
     fn start(path: &Path) -> Self {
         let config = path.with_extension("toml");
-        std::fs::write(&config, format!("[listen]\nunix = {path:?}\n")).expect("write");
+        let state = path.with_extension("state");
+        let text = format!("state_dir = {state:?}\n[listen]\nunix = {path:?}\n");
+        std::fs::write(&config, text).expect("write");
         let mut command = Command::new(env!("CARGO_BIN_EXE_qga-gateway"));
         command.arg("--config").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
         Self(command.spawn().expect("starts"))

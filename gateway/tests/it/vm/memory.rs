@@ -15,9 +15,10 @@ impl Process {
     fn start(dir: &Path, socket: &Path) -> Self {
         let config = dir.join("config.toml");
         let text = format!(
-            "[listen]\nunix = {:?}\n[limits]\nbackoff_min_seconds = 0.02\n\
+            "state_dir = {:?}\n[listen]\nunix = {:?}\n[limits]\nbackoff_min_seconds = 0.02\n\
              backoff_max_seconds = 0.05\n[[vm]]\nid = \"a\"\nsocket = {socket:?}\n\
              mode = \"persistent\"\n",
+            dir.join("state"),
             dir.join("api.sock"),
         );
         std::fs::write(&config, text).expect("write");

@@ -6,6 +6,7 @@ mod discovery;
 mod fake;
 mod hostile;
 mod keepalive;
+mod leased;
 mod leases;
 mod libvirt;
 mod links;
@@ -15,6 +16,7 @@ mod old_agent;
 pub(crate) mod qemu_ga;
 mod qmp;
 mod reload;
+mod restarts;
 mod thaws;
 
 use std::path::Path;

@@ -102,6 +102,8 @@ async fn a_lease_keeps_the_connection() {
         freeze_timeout: Duration::from_secs(1),
         mountpoints: None,
         policy: Policy::Required,
+        order: qga_gateway::vm::Order::Parallel,
+        all_or_nothing: true,
         label: None,
     };
     let lease = leases.freeze(&vm, request, Principal::unix(0)).await.expect("freezes");
@@ -109,6 +111,6 @@ async fn a_lease_keeps_the_connection() {
     eventually("its end", || leases.get(&lease.id).is_some_and(|lease| lease.ended())).await;
     assert_eq!(guest.truth().connections, connections, "held all the time, past the idle bound");
     let lease = leases.get(&lease.id).expect("readable");
-    assert_eq!(lease.verdict, Some(Verdict::CountsAgree), "{:?}", lease.evidence);
+    assert_eq!(lease.verdict, Some(Verdict::CountsAgree), "{:?}", lease.members[0].evidence);
     eventually("left", || !guest.truth().connected).await;
 }

@@ -49,13 +49,15 @@ impl Frame {
             freeze_timeout: second,
             mountpoints: None,
             policy: Policy::Required,
+            order: qga_gateway::vm::Order::Parallel,
+            all_or_nothing: true,
             label: None,
         };
         self.leases.freeze(&self.vm, request, Principal::new("test")).await
     }
 
     async fn force_thaw(&self) -> Result<Lease, FreezeError> {
-        self.leases.force_thaw(&self.vm, Principal::new("test")).await
+        self.leases.force_thaw(&self.vm, Principal::new("test"), ThawCause::Forced).await
     }
 }
 
@@ -80,7 +82,7 @@ async fn a_negative_thaw_count_is_a_failure_that_is_retried() {
     for count in [-1, -22] {
         let frame = Frame::ready().await;
         let lease = frame.freeze().await.expect("freezes");
-        assert_eq!(lease.filesystems, Some(2));
+        assert_eq!(lease.filesystems(), Some(2));
         frame.agent.answers("guest-fsfreeze-thaw", json!(count));
 
         let error = frame.leases.thaw(&lease.id).await.expect_err("the first attempt fails");
@@ -98,7 +100,7 @@ async fn a_negative_thaw_count_is_a_failure_that_is_retried() {
         assert_eq!(frame.agent.truth().status, "thawed");
         until(&frame.vm, LinkState::Ready).await;
         let lease = frame.leases.get(&lease.id).expect("kept");
-        assert_eq!(lease.verdict, Some(Verdict::CountsAgree), "{:?}", lease.evidence);
+        assert_eq!(lease.verdict, Some(Verdict::CountsAgree), "{:?}", lease.members[0].evidence);
     }
 }
 

@@ -64,6 +64,8 @@ fn freeze() -> FreezeRequest {
         freeze_timeout: Duration::from_secs(1),
         mountpoints: None,
         policy: Policy::Required,
+        order: qga_gateway::vm::Order::Parallel,
+        all_or_nothing: true,
         label: None,
     }
 }
@@ -122,7 +124,7 @@ async fn a_pause_is_no_silence_and_spoils_nothing() {
     assert_eq!(vm.vm.disruptions(), before, "{:?}", vm.vm.last_disruption());
     assert_eq!(vm.guest.truth().connections, 1);
     let lease = leases.thaw(&lease.id).await.expect("thaws");
-    assert_eq!(lease.verdict, Some(Verdict::CountsAgree), "{:?}", lease.evidence);
+    assert_eq!(lease.verdict, Some(Verdict::CountsAgree), "{:?}", lease.members[0].evidence);
 }
 
 #[tokio::test]
@@ -190,7 +192,12 @@ async fn a_reset_spoils_the_verdict_though_nothing_else_shows_it() {
         assert!(vm.vm.last_disruption().is_some_and(|what| what.starts_with("the guest")));
         until(&vm.vm, LinkState::Frozen).await;
         let lease = leases.thaw(&lease.id).await.expect("thaws");
-        assert_eq!(lease.verdict, Some(Verdict::Unknown), "{event}: {:?}", lease.evidence);
+        assert_eq!(
+            lease.verdict,
+            Some(Verdict::Unknown),
+            "{event}: {:?}",
+            lease.members[0].evidence
+        );
     }
 }
 

@@ -42,6 +42,8 @@ fn freeze() -> FreezeRequest {
         freeze_timeout: Duration::from_secs(1),
         mountpoints: None,
         policy: Policy::Required,
+        order: qga_gateway::vm::Order::Parallel,
+        all_or_nothing: true,
         label: None,
     }
 }
@@ -94,7 +96,7 @@ async fn a_vm_with_a_lease_is_kept_until_that_has_ended() {
     assert_eq!((done.added, done.changed, done.removed), (0, 0, 0));
     for lease in &held {
         let lease = leases.thaw(lease).await.expect("thaws");
-        assert_eq!(lease.verdict, Some(Verdict::CountsAgree), "{:?}", lease.evidence);
+        assert_eq!(lease.verdict, Some(Verdict::CountsAgree), "{:?}", lease.members[0].evidence);
     }
     eventually("let go", || ids(&registry) == ["changed"]).await;
     eventually("taken over", || {

@@ -37,7 +37,7 @@ async fn a_swallowed_thaw_is_sent_again_before_anybody_is_told() {
         (ended.thaw_cause, ended.verdict),
         (Some(ThawCause::Requested), Some(Verdict::CountsAgree)),
         "{:?}",
-        ended.evidence
+        ended.members[0].evidence
     );
 }
 
@@ -66,7 +66,7 @@ async fn a_slow_and_honest_thaw_is_waited_for() {
         frame.guest.release();
     });
     let ended = thaw.expect("thaws");
-    assert_eq!(ended.verdict, Some(Verdict::CountsAgree), "{:?}", ended.evidence);
+    assert_eq!(ended.verdict, Some(Verdict::CountsAgree), "{:?}", ended.members[0].evidence);
     assert_eq!(frame.guest.ran("guest-fsfreeze-thaw"), 1);
 }
 
@@ -93,7 +93,7 @@ async fn our_own_thaw_whose_answer_is_lost_is_nobody_elses() {
         (ended.thaw_cause, ended.verdict),
         (Some(ThawCause::Requested), Some(Verdict::Unknown)),
         "{:?}",
-        ended.evidence
+        ended.members[0].evidence
     );
     let _ = thaw.await.expect("no panic");
 }

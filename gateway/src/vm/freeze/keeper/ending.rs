@@ -1,0 +1,165 @@
+//! Thawing all VMs of a lease, until the last one is thawed.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::Keeper;
+use crate::vm::call::CallError;
+use crate::vm::freeze::table::key;
+use crate::vm::freeze::{Control, FreezeError, Reply, torn_down};
+use crate::vm::guardian::{Begin, Order};
+use crate::vm::lease::{self, Lease, LeaseState, ThawCause};
+
+/// How long the answer to a thaw waits for the disk. The thaw itself never does.
+const WRITING: Duration = Duration::from_secs(1);
+
+/// What became of one attempt at a VM; `None` if its guardian had no time for it.
+type Attempt = Option<Result<(), CallError>>;
+
+impl Keeper {
+    /// Thaws everything, however often it takes, and closes the lease.
+    pub(super) async fn end(mut self, cause: ThawCause, mut waiting: Vec<Reply>) {
+        let one_by_one = self.begin_end(cause);
+        let mut due: VecDeque<usize> =
+            (0..self.posts.len()).rev().filter(|index| !self.has_ended(*index)).collect();
+        let mut attempts = FuturesUnordered::new();
+        let mut failure: Option<(usize, CallError)> = None;
+        while !self.all_ended() {
+            while !one_by_one || attempts.is_empty() {
+                let Some(index) = due.pop_front() else { break };
+                attempts.push(self.attempt(index, cause));
+            }
+            tokio::select! {
+                biased;
+                Some(done) = self.guardians.join_next_with_id() => {
+                    if let Some(index) = self.relieve(done).await {
+                        attempts.push(self.attempt(index, cause));
+                    }
+                }
+                Some((index, attempt)) = attempts.next() => {
+                    if let Some(Err(error)) = attempt {
+                        failure.get_or_insert((index, error));
+                    }
+                    // All have been tried: whoever waits learns what is in the way.
+                    if due.is_empty() && attempts.is_empty() && !self.all_ended()
+                        && let Some((index, error)) = failure.take()
+                    {
+                        let error = self.because(
+                            (index, FreezeError::Call(error)),
+                            Some(self.id.clone()),
+                            false,
+                        );
+                        for reply in waiting.drain(..) {
+                            let _ = reply.send(Err(error.clone()));
+                        }
+                    }
+                }
+                Some(control) = self.controls.recv() => match control {
+                    Control::Renew { reply, .. } => self.refuse_renewal(reply),
+                    Control::Thaw { cause, reply } => {
+                        waiting.push(reply);
+                        for index in 0..self.posts.len() {
+                            if !due.contains(&index) && !self.has_ended(index) {
+                                attempts.push(self.attempt(index, cause));
+                            }
+                        }
+                    }
+                },
+            }
+        }
+        self.close(cause, waiting).await;
+    }
+
+    /// Whether the VMs are to be thawed one after the other.
+    fn begin_end(&self, cause: ThawCause) -> bool {
+        let rollback = cause == ThawCause::Rollback && self.posts.len() > 1;
+        let order = self.table.change(&self.id, |lease| {
+            lease.state = if rollback { LeaseState::RollingBack } else { LeaseState::Thawing };
+            lease.thaw_cause = Some(cause);
+            lease.order
+        });
+        self.table.note(&self.id);
+        order == Some(lease::Order::Sequential)
+    }
+
+    fn attempt(
+        &self,
+        index: usize,
+        cause: ThawCause,
+    ) -> impl Future<Output = (usize, Attempt)> + use<> {
+        let (told, tried) = oneshot::channel();
+        self.order(index, Order::Thaw { cause, told });
+        async move { (index, tried.await.ok()) }
+    }
+
+    async fn close(mut self, cause: ThawCause, mut waiting: Vec<Reply>) {
+        self.table.change(&self.id, |lease| lease.end(cause));
+        // Whoever asks from now on reads the table; whoever asked just before is answered here.
+        self.controls.close();
+        while let Ok(control) = self.controls.try_recv() {
+            let (Control::Thaw { reply, .. } | Control::Renew { reply, .. }) = control;
+            waiting.push(reply);
+        }
+        let written = self.table.store.sync([key(&self.id)]);
+        let _ = timeout(WRITING, written).await;
+        let lease = self.lease();
+        if let Ok(lease) = &lease {
+            log(lease);
+        }
+        for reply in waiting {
+            let _ = reply.send(lease.clone());
+        }
+    }
+
+    /// Thaws what this lease never froze. False if that came to nothing and no lease remains.
+    pub(super) async fn force(&mut self, cause: ThawCause, told: Reply) -> bool {
+        self.start(0, Begin::Force);
+        let (index, attempt) = self.attempt(0, cause).await;
+        match attempt {
+            Some(Err(error)) if !error.outcome_unknown() => {
+                self.guardians.abort_all();
+                self.table.remove(&self.id);
+                self.controls.close();
+                let _ = told.send(Err(FreezeError::Call(error)));
+                return false;
+            }
+            Some(Err(error)) => {
+                let _ =
+                    told.send(Err(self.because((index, FreezeError::Call(error)), None, false)));
+            }
+            Some(Ok(())) => {
+                while let Some(done) = self.guardians.join_next_with_id().await {
+                    self.relieve(done).await;
+                }
+                self.table.change(&self.id, |lease| lease.end(cause));
+                self.table.note(&self.id);
+                let _ = told.send(self.lease());
+                self.controls.close();
+                return false;
+            }
+            None => drop(told.send(Err(torn_down()))),
+        }
+        true
+    }
+}
+
+fn log(lease: &Lease) {
+    let id = &lease.id;
+    let verdict = lease.verdict.map_or("never held", lease::Verdict::as_str);
+    let cause = lease.thaw_cause.map_or("", ThawCause::as_str);
+    match lease.sole() {
+        Some(member) => {
+            let vm = &member.vm;
+            tracing::info!(vm.id = %vm, lease.id = %id, "{vm}: {id} thawed ({cause}): {verdict}");
+        }
+        None => {
+            let count = lease.members.len();
+            tracing::info!(lease.id = %id, "{id} of {count} VMs thawed ({cause}): {verdict}");
+        }
+    }
+}

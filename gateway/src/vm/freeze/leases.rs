@@ -1,0 +1,339 @@
+//! The way in: what the API, the daemon and tests ask of freeze leases.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::supervise::{Start, spawn};
+use super::table::Table;
+use super::{Control, FreezeError, FreezeRequest, Reply, torn_down};
+use crate::principal::Principal;
+use crate::store::{Kind, LoadError, Records, Store};
+use crate::vm::VmId;
+use crate::vm::boottime::{BootTime, host_boot};
+use crate::vm::call::CallError;
+use crate::vm::handle::VmHandle;
+use crate::vm::lease::{self, Lease, LeaseId, LeaseState, Member, Order, Policy, ThawCause};
+use crate::vm::registry::Registry;
+
+/// All leases, those that have ended included.
+#[derive(Clone, Debug)]
+pub struct Leases(Arc<Table>);
+
+/// A freeze under way.
+#[derive(Debug)]
+pub struct Started {
+    id: LeaseId,
+    begun: oneshot::Receiver<Lease>,
+    outcome: oneshot::Receiver<Result<Lease, FreezeError>>,
+}
+
+/// What a stop left.
+#[derive(Clone, Debug, Default)]
+pub struct ShutdownReport {
+    /// VMs that were thawed.
+    pub thawed: usize,
+    /// Leases of which guests may still be frozen.
+    pub left: Vec<Lease>,
+}
+
+impl Leases {
+    /// An empty table with the registry's limits, which forgets everything with the process.
+    pub fn new(registry: &Registry) -> Self {
+        Self::over(registry, Store::in_memory())
+    }
+
+    /// The leases that the store holds, which go on as if the gateway had never been away. Must be
+    /// called within a tokio runtime; returns at once.
+    ///
+    /// # Errors
+    /// A record cannot be read. Nothing has been sent to a guest, or written, then.
+    pub fn load(registry: &Registry, store: Store) -> Result<Self, LoadError> {
+        let mut leases = Vec::new();
+        for (name, record) in store.take(Kind::Lease) {
+            let lease = lease::read(&record).map_err(|e| store.damaged(&format!("{name}: {e}")))?;
+            leases.push(lease);
+        }
+        // Ended ones in the order of their ends, for the history's bound.
+        leases.sort_by_key(|lease| lease.ended_at);
+        let this = Self::over(registry, store);
+        let boot = host_boot();
+        for mut lease in leases {
+            if lease.host_boot != boot {
+                // Its times mean nothing now; what it held is to be looked at, and let go.
+                lease.host_boot.clone_from(&boot);
+                lease.deadline = lease.deadline.map(|_| BootTime::now());
+                lease.hold_until = lease.deadline;
+                for member in &mut lease.members {
+                    member.frozen_boot = None;
+                }
+            }
+            let id = lease.id.clone();
+            if let Some(controls) = this.0.restore(lease) {
+                spawn(this.0.clone(), id, controls, Start::Resume);
+            }
+        }
+        Ok(this)
+    }
+
+    fn over(registry: &Registry, store: Store) -> Self {
+        let table = Arc::new(Table::new(registry, store));
+        let records: Weak<dyn Records> = Arc::downgrade(&(table.clone() as Arc<dyn Records>));
+        table.store.mirror(Kind::Lease, records);
+        Self(table)
+    }
+
+    /// Freezes a VM under a new lease. Dropping the future does not stop it: the lease stays, and
+    /// its TTL thaws.
+    ///
+    /// # Errors
+    /// It is not frozen, or being thawed again.
+    pub async fn freeze(
+        &self,
+        vm: &VmHandle,
+        request: FreezeRequest,
+        owner: Principal,
+    ) -> Result<Lease, FreezeError> {
+        self.begin(vec![vm.clone()], request, owner)?.outcome().await
+    }
+
+    /// Begins to freeze VMs, each named once and at least one, under a new lease.
+    ///
+    /// # Errors
+    /// A limit, a VM that has a lease already, or a stop stands in the way. Nothing was sent.
+    pub fn begin(
+        &self,
+        vms: Vec<VmHandle>,
+        request: FreezeRequest,
+        owner: Principal,
+    ) -> Result<Started, FreezeError> {
+        let limits = self.0.settings.limits();
+        within("ttl", request.ttl, limits.ttl_max.min(limits.hold_max))?;
+        within("freeze_timeout", request.freeze_timeout, limits.freeze_timeout_max)?;
+        let lease = self.lease(&vms, request, owner, LeaseState::Freezing)?;
+        let id = lease.id.clone();
+        let controls = self.0.insert(lease)?;
+        let (told_begun, begun) = oneshot::channel();
+        let (told, outcome) = oneshot::channel();
+        spawn(self.0.clone(), id.clone(), controls, Start::Freeze { vms, begun: told_begun, told });
+        Ok(Started { id, begun, outcome })
+    }
+
+    /// Thaws a VM that was not frozen through this gateway. What remains is a lease that has ended,
+    /// for the record.
+    ///
+    /// # Errors
+    /// It could not be thawed. If it may have been all the same, the gateway goes on trying.
+    pub async fn force_thaw(
+        &self,
+        vm: &VmHandle,
+        owner: Principal,
+        cause: ThawCause,
+    ) -> Result<Lease, FreezeError> {
+        let request = FreezeRequest {
+            ttl: Duration::ZERO,
+            freeze_timeout: Duration::ZERO,
+            mountpoints: None,
+            policy: Policy::BestEffort,
+            order: Order::Parallel,
+            all_or_nothing: true,
+            label: None,
+        };
+        let vms = vec![vm.clone()];
+        let mut lease = self.lease(&vms, request, owner, LeaseState::Thawing)?;
+        lease.thaw_cause = Some(cause);
+        for member in &mut lease.members {
+            member.state = LeaseState::Thawing;
+        }
+        let id = lease.id.clone();
+        let controls = self.0.insert(lease)?;
+        let (told, outcome) = oneshot::channel();
+        spawn(self.0.clone(), id, controls, Start::Force { vms, cause, told });
+        outcome.await.unwrap_or_else(|_| Err(torn_down()))
+    }
+
+    fn lease(
+        &self,
+        vms: &[VmHandle],
+        request: FreezeRequest,
+        owner: Principal,
+        state: LeaseState,
+    ) -> Result<Lease, FreezeError> {
+        let id = LeaseId::random().map_err(|e| {
+            let reason = format!("no random numbers for a lease id: {e}");
+            FreezeError::Call(CallError::Interrupted { reason })
+        })?;
+        Ok(Lease {
+            id,
+            owner,
+            label: request.label,
+            policy: request.policy,
+            order: request.order,
+            all_or_nothing: request.all_or_nothing,
+            mountpoints: request.mountpoints,
+            freeze_timeout: request.freeze_timeout,
+            ttl: request.ttl,
+            state,
+            created_at: SystemTime::now(),
+            frozen_at: None,
+            expires_at: None,
+            thawed_at: None,
+            thaw_cause: None,
+            verdict: None,
+            spread: None,
+            members: vms.iter().map(|vm| Member::new(vm.id().clone())).collect(),
+            ended_at: None,
+            host_boot: host_boot(),
+            deadline: None,
+            hold_until: None,
+        })
+    }
+
+    /// All leases, oldest first.
+    pub fn list(&self) -> Vec<Lease> {
+        self.select(|_| true)
+    }
+
+    /// The leases that are wanted, oldest first.
+    pub fn select(&self, wanted: impl Fn(&Lease) -> bool) -> Vec<Lease> {
+        let rows = self.0.rows();
+        let leases = rows.leases.values().map(|row| &row.lease).filter(|lease| wanted(lease));
+        let mut leases: Vec<Lease> = leases.cloned().collect();
+        drop(rows);
+        leases.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        leases
+    }
+
+    /// The lease with that id, present or past.
+    pub fn get(&self, id: &LeaseId) -> Option<Lease> {
+        self.0.read(id, Clone::clone)
+    }
+
+    /// The lease that holds, or is about to hold, that VM.
+    pub fn active_on(&self, vm: &VmId) -> Option<Lease> {
+        let rows = self.0.rows();
+        rows.active.get(vm).and_then(|id| rows.leases.get(id)).map(|row| row.lease.clone())
+    }
+
+    /// Whether a lease holds, or is about to hold, that VM.
+    pub fn is_held(&self, vm: &VmId) -> bool {
+        self.0.rows().active.contains_key(vm)
+    }
+
+    /// The last lease that held that VM.
+    pub fn last_on(&self, vm: &VmId) -> Option<Lease> {
+        let rows = self.0.rows();
+        let leases = rows.leases.values().map(|row| &row.lease);
+        let held = leases.filter(|lease| lease.member(vm).is_some());
+        held.max_by_key(|lease| lease.created_at).cloned()
+    }
+
+    /// Starts a lease's time to live anew.
+    ///
+    /// # Errors
+    /// It is not renewed: it ends when it would have.
+    pub async fn renew(&self, id: &LeaseId, ttl: Duration) -> Result<Lease, FreezeError> {
+        within("ttl", ttl, self.0.settings.limits().ttl_max)?;
+        self.control(id, |reply| Control::Renew { ttl, reply }).await.and_then(|lease| {
+            if lease.ended() { Err(FreezeError::Ended(lease.into())) } else { Ok(lease) }
+        })
+    }
+
+    /// Thaws. A lease that is over is answered as it ended.
+    ///
+    /// # Errors
+    /// This attempt failed; the gateway goes on trying.
+    pub async fn thaw(&self, id: &LeaseId) -> Result<Lease, FreezeError> {
+        self.control(id, |reply| Control::Thaw { cause: ThawCause::Requested, reply }).await
+    }
+
+    /// Thaws everything, for a stop: nobody would be left to do it. Takes no new leases, and no
+    /// longer than `grace`.
+    pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
+        let until = Instant::now() + grace;
+        let (before, held) = {
+            let mut rows = self.0.rows();
+            rows.stopping = true;
+            let held: Vec<LeaseId> = {
+                let mut held: Vec<_> = rows.active.values().cloned().collect();
+                held.sort_unstable();
+                held.dedup();
+                held
+            };
+            (rows.active.len(), held)
+        };
+        for id in &held {
+            let keeper = self.0.rows().leases.get(id).map(|row| row.keeper.clone());
+            let (reply, _) = oneshot::channel();
+            let thaw = Control::Thaw { cause: ThawCause::Shutdown, reply };
+            if let Some(keeper) = keeper {
+                // One that is gone, or has its hands full of thaws, needs no telling.
+                let _ = keeper.try_send(thaw);
+            }
+        }
+        let mut active = self.0.held.subscribe();
+        let _ = timeout_at(until, active.wait_for(|count| *count == 0)).await;
+        let left = held.iter().filter_map(|id| self.get(id));
+        let left: Vec<Lease> =
+            left.filter(|lease| lease.members.iter().any(|member| !member.ended())).collect();
+        let frozen = |lease: &Lease| lease.members.iter().filter(|member| !member.ended()).count();
+        let thawed = before.saturating_sub(left.iter().map(frozen).sum());
+        ShutdownReport { thawed, left }
+    }
+
+    async fn control(
+        &self,
+        id: &LeaseId,
+        control: impl FnOnce(Reply) -> Control,
+    ) -> Result<Lease, FreezeError> {
+        let keeper = {
+            let rows = self.0.rows();
+            let row = rows.leases.get(id).ok_or(FreezeError::NotFound)?;
+            if row.lease.ended() {
+                return Ok(row.lease.clone());
+            }
+            row.keeper.clone()
+        };
+        let (reply, answer) = oneshot::channel();
+        if keeper.send(control(reply)).await.is_ok()
+            && let Ok(result) = answer.await
+        {
+            return result;
+        }
+        // The keeper ended meanwhile.
+        self.get(id).filter(Lease::ended).ok_or(FreezeError::NotFound)
+    }
+}
+
+impl Started {
+    /// The lease's id.
+    pub fn id(&self) -> &LeaseId {
+        &self.id
+    }
+
+    /// The lease as it is begun: on disk, and no freeze sent before.
+    ///
+    /// # Errors
+    /// No freeze was or will be sent.
+    pub async fn begun(self) -> Result<Lease, FreezeError> {
+        match self.begun.await {
+            Ok(lease) => Ok(lease),
+            // It did not come so far, and that is the outcome.
+            Err(_) => self.outcome.await.unwrap_or_else(|_| Err(torn_down())),
+        }
+    }
+
+    /// The lease with everything frozen.
+    ///
+    /// # Errors
+    /// It is not frozen, or being thawed again.
+    pub async fn outcome(self) -> Result<Lease, FreezeError> {
+        self.outcome.await.unwrap_or_else(|_| Err(torn_down()))
+    }
+}
+
+fn within(what: &'static str, asked: Duration, max: Duration) -> Result<(), FreezeError> {
+    if asked <= max { Ok(()) } else { Err(FreezeError::Limit { what, max }) }
+}
