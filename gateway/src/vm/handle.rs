@@ -17,8 +17,9 @@ use super::capabilities::Capabilities;
 use super::counters::{Counters, CountersSnapshot};
 use super::events::{Event, EventKind};
 use super::link::{Link, LinkState, LinkStatus};
+pub(super) use super::pending::{Answer, Pending, Work};
 use super::qmp::Monitor;
-use super::queue::{Priority, Queue};
+use super::queue::Queue;
 use super::reads::outdates;
 use super::settings::Settings;
 use super::signs::{Sign, Signs};
@@ -75,27 +76,6 @@ struct Place {
     socket: Arc<Path>,
     /// Grows when they move.
     moves: u32,
-}
-
-/// A call on its way to the wire.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) work: Work,
-    pub(crate) submitted: Instant,
-    pub(crate) deadline: Instant,
-    pub(crate) reply: oneshot::Sender<Answer>,
-}
-
-/// What a call brings: no text for a sync, and for a success that is not answered.
-pub(crate) type Answer = Result<Option<ReplyText>, CallError>;
-
-/// What is to be done on the wire.
-#[derive(Debug)]
-pub(crate) enum Work {
-    /// One command.
-    Call { info: &'static CommandInfo, arguments: String, reply_cap: usize },
-    /// A sync, started after everything before it has been answered.
-    Resync,
 }
 
 impl VmHandle {
@@ -499,36 +479,6 @@ impl Vm {
     pub(super) fn tell(&self, sign: Sign) {
         self.signs.add(sign);
         self.wake.notify_one();
-    }
-}
-
-impl Work {
-    pub(crate) fn priority(&self) -> Priority {
-        match self {
-            Self::Resync => Priority::Sync,
-            Self::Call { info, .. } => match info.name {
-                _ if info.is_thaw() => Priority::Thaw,
-                "guest-file-read" | "guest-file-write" => Priority::Bulk,
-                _ => Priority::Interactive,
-            },
-        }
-    }
-}
-
-impl Pending {
-    /// Answers the caller, if it is still there.
-    pub(crate) fn answer(self, result: Answer) {
-        let _ = self.reply.send(result);
-    }
-
-    pub(crate) fn timed_out(self, sent: bool) {
-        let after = self.deadline - self.submitted;
-        self.answer(Err(CallError::TimedOut { sent, after }));
-    }
-
-    /// Whether success has no answer.
-    pub(crate) fn silent_success(&self) -> bool {
-        matches!(&self.work, Work::Call { info, .. } if !info.success_response)
     }
 }
 

@@ -20,6 +20,7 @@ mod id;
 mod incarnation;
 mod lease;
 mod link;
+mod pending;
 mod power;
 mod qmp;
 mod queue;

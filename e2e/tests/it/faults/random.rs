@@ -215,8 +215,10 @@ impl Step {
             }
             _ => {
                 // Only what is frozen can be torn.
-                if machine.truth().says_frozen {
-                    machine.tear_through_agent();
+                match (machine.truth().says_frozen, random.once_in(2)) {
+                    (true, true) => machine.tear_through_agent(),
+                    (true, false) => machine.tear(),
+                    (false, _) => {}
                 }
             }
         }
