@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use std::time::Duration;
+
 use super::*;
 
 fn parse(text: &str) -> Result<Config, String> {
