@@ -37,7 +37,7 @@ impl<T: DeserializeOwned + Send> FromRequestParts<App> for Path<T> {
     }
 }
 
-/// No query: a parameter that would be ignored (`?dry_run`) must not look as if it worked.
+/// No query: a parameter that would be ignored (`?force`) must not look as if it worked.
 #[derive(Debug)]
 pub(crate) struct NoQuery;
 

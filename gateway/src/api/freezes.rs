@@ -1,6 +1,8 @@
 //! `/freezes`: freeze leases, by the lease.
 
 use axum::Json as Answer;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
 use qga_proto::command::Right;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -11,6 +13,7 @@ use super::error::{Problem, guest};
 use super::extract::{Json, NoBody, NoQuery, Path, Query};
 use super::fsfreeze::{THAW, seconds};
 use super::lease::{IfMatch, LeaseBody};
+use super::page_of_freezes::{LeasePage, Place};
 use crate::vm::{FreezeError, Lease};
 
 /// Freeze leases.
@@ -18,6 +21,9 @@ use crate::vm::{FreezeError, Lease};
 pub(super) struct FreezeList {
     /// Active ones and ended ones, as long as those are kept.
     freezes: Vec<LeaseBody>,
+    /// For `after`, where there are more; `null` at the end.
+    #[schema(required)]
+    next: Option<String>,
 }
 
 /// Whose leases are meant.
@@ -58,20 +64,43 @@ fn failed(caller: &Caller, lease: &Lease, error: FreezeError) -> Problem {
 }
 
 /// List the freeze leases
+///
+/// Oldest first, a page at a time; `next` and the header `Link` lead to the following one. Who hung
+/// up before the answer finds the lease here. Each filter may be repeated, and any value will do.
 #[utoipa::path(
     get,
     path = "/freezes",
     tag = "freeze",
-    responses((status = 200, description = "The leases.", body = FreezeList)),
+    params(
+        ("limit" = Option<usize>, Query, description = "How many at most, from 1 to 10000; 1000 if absent.", example = 1000, minimum = 1, maximum = 10000),
+        ("after" = Option<String>, Query, description = "Only those behind this place: `next` of the page before."),
+        ("state" = Option<Vec<String>>, Query, description = "Only `active` ones, `ended` ones, or those in this state.", example = json!(["active"])),
+        ("vm" = Option<Vec<String>>, Query, description = "Only those of this VM.", example = json!(["web-1"])),
+        ("owner" = Option<Vec<String>>, Query, description = "Only those of this principal.", example = json!(["unix:uid=0"])),
+        ("label" = Option<Vec<String>>, Query, description = "Only those with this note, whole.", example = json!(["nightly"])),
+    ),
+    responses((
+        status = 200,
+        description = "The leases.",
+        body = FreezeList,
+        headers(("link" = String, description = "`<…>; rel=\"next\"`, where there are more"))
+    )),
     extensions(("x-qga-right" = json!(Right::Freeze)))
 )]
-pub(super) async fn list_freezes(caller: Caller, _: NoQuery) -> Answer<FreezeList> {
-    let leases = caller.app().leases.list().into_iter();
-    let visible = leases.filter(|lease| {
+pub(super) async fn list_freezes(caller: Caller, page: LeasePage) -> Response {
+    let mut found = caller.app().leases.select(|lease| page.wants(lease));
+    found.retain(|lease| {
         let mut vms = lease.members.iter().map(|member| &member.vm);
         vms.all(|vm| caller.authorise(vm, Right::Freeze).is_ok())
     });
-    Answer(FreezeList { freezes: visible.map(LeaseBody::from).collect() })
+    // By the very order that a place stands for.
+    found.sort_by_cached_key(Place::of);
+    let more = found.len() > page.limit;
+    found.truncate(page.limit);
+    let next = found.last().filter(|_| more).map(|last| Place::of(last).to_string());
+    let link = next.as_deref().map(|next| [(header::LINK, page.link(next))]);
+    let freezes = found.into_iter().map(LeaseBody::from).collect();
+    (link, Answer(FreezeList { freezes, next })).into_response()
 }
 
 /// Show a freeze lease

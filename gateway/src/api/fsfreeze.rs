@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use axum::Json as Answer;
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use qga_proto::command::{
     Command, CommandInfo, FsfreezeStatus, GuestFsfreezeFreeze, GuestFsfreezeFreezeList,
-    GuestFsfreezeStatus, GuestFsfreezeThaw, Right,
+    GuestFsfreezeStatus, GuestFsfreezeThaw, GuestGetFsinfo, Right,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -17,6 +18,7 @@ use super::error::{Code, Problem, guest};
 use super::extract::{Json, NoBody, NoQuery, Path, Query};
 use super::freezes::{ForceQuery, RenewRequest};
 use super::lease::{IfMatch, LeaseBody, PolicyBody};
+use super::preview::{DryRun, PreviewBody};
 use crate::config::Limits;
 use crate::vm::{FreezeRequest, Lease, LinkState, Order, Policy, ThawCause};
 
@@ -144,14 +146,23 @@ pub(super) async fn show_fsfreeze(
 /// Freeze a VM's filesystems
 ///
 /// Answers when they are frozen, with a lease. Thaw by deleting the lease; if nobody does, the
-/// gateway thaws after `ttl_seconds`. Renew with PATCH to hold longer.
+/// gateway thaws after `ttl_seconds`. Renew with PATCH to hold longer. With
+/// `dry_run` nothing is frozen and no lease is made: the answer lists what would freeze, and what
+/// stands in a freeze's way is answered as the freeze would be.
 #[utoipa::path(
     post,
     path = "/vms/{id}/fsfreeze",
     tag = "freeze",
-    params(("id" = String, Path, description = "The VM.", example = "web-1")),
+    params(
+        ("id" = String, Path, description = "The VM.", example = "web-1"),
+        ("dry_run" = Option<bool>, Query, description = "Only say what would freeze."),
+    ),
     request_body = FreezeBody,
     responses((
+        status = 200,
+        description = "With `dry_run`: what would freeze.",
+        body = PreviewBody,
+    ), (
         status = 201,
         description = "Frozen.",
         body = LeaseBody,
@@ -169,11 +180,19 @@ pub(super) async fn show_fsfreeze(
 pub(super) async fn freeze_vm(
     caller: Caller,
     Path(id): Path<String>,
-    _: NoQuery,
+    Query(query): Query<DryRun>,
     Json(body): Json<FreezeBody>,
-) -> Result<(StatusCode, [(HeaderName, String); 2], Answer<LeaseBody>), Problem> {
+) -> Result<Response, Problem> {
     let vm = caller.vm(&id, Right::Freeze)?;
     let request = body.checked(&caller.app().limits())?;
+    if query.dry_run {
+        let info = &GuestGetFsinfo::INFO;
+        caller.sends(info.name);
+        let preview = PreviewBody::ask(&vm, &request).await;
+        return preview
+            .map(|preview| Answer(preview).into_response())
+            .map_err(|error| failed(&caller, &vm, info, error));
+    }
     let info = match &request.mountpoints {
         None => &GuestFsfreezeFreeze::INFO,
         Some(_) => &GuestFsfreezeFreezeList::INFO,
@@ -186,7 +205,7 @@ pub(super) async fn freeze_vm(
         (header::LOCATION, format!("/freezes/{}", lease.id)),
         (header::ETAG, format!("\"{}\"", lease.id)),
     ];
-    Ok((StatusCode::CREATED, headers, Answer(lease.into())))
+    Ok((StatusCode::CREATED, headers, Answer(LeaseBody::from(lease))).into_response())
 }
 
 /// Renew a VM's freeze

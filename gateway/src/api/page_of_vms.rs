@@ -12,7 +12,7 @@ use super::extract::{pairs, unknown_parameter};
 use crate::vm::{LinkState, LinkStatus};
 
 const MOST: usize = 10_000;
-const DEFAULT: usize = 1000;
+pub(super) const DEFAULT: usize = 1000;
 
 /// Which VMs, and how many of them at a time.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl FromRequestParts<App> for Page {
     }
 }
 
-fn limit(value: &str) -> Result<usize, Problem> {
+pub(super) fn limit(value: &str) -> Result<usize, Problem> {
     let limit = value.parse().ok().filter(|limit| (1..=MOST).contains(limit));
     limit.ok_or_else(|| {
         Problem::bad_request(format!("Query parameter \"limit\" must be from 1 to {MOST}."))
@@ -84,7 +84,7 @@ impl Page {
 }
 
 /// Text as it stands in a query.
-struct Escaped<'a>(&'a str);
+pub(super) struct Escaped<'a>(pub(super) &'a str);
 
 impl std::fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

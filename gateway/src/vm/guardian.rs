@@ -20,6 +20,7 @@ mod freezing;
 mod holding;
 mod looking;
 mod missing;
+mod preview;
 mod thawing;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::preview::{LeftOut, Preview, Prospect, preview};
 use self::thawing::Thawing;
 use super::VmId;
 use super::boottime::BootTime;

@@ -48,6 +48,7 @@ pub(crate) use foreign::foreign;
 pub use freeze::{
     FreezeError, FreezeRequest, LeaseUnwritable, Leases, ShutdownReport, Started, Unwritten,
 };
+pub use guardian::{LeftOut, Preview, Prospect, preview};
 pub use handle::VmHandle;
 pub use id::{InvalidVmId, VmId};
 pub use incarnation::Incarnation;

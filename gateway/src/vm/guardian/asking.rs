@@ -104,11 +104,8 @@ impl Guardian {
             }
             Err(error) => return Err(not_begun(&GuestGetFsinfo::INFO, error)),
         };
-        let known = |name: &&String| mounted.iter().any(|path| same_path(path, name));
-        let mut unknown: Vec<String> = named.iter().filter(|n| !known(n)).cloned().collect();
-        unknown.sort_unstable();
-        unknown.dedup();
-        Ok(unknown)
+        let paths: Vec<&str> = mounted.iter().map(String::as_str).collect();
+        Ok(unknown_among(&paths, named))
     }
 
     pub(super) async fn status(&self) -> Result<FsfreezeStatus, CallError> {
@@ -152,8 +149,17 @@ fn is_leased(known: &Capabilities) -> bool {
     names.iter().all(|name| known.command(name) == Some(CommandState::Enabled))
 }
 
+/// What of `named` is not mounted.
+pub(super) fn unknown_among(mounted: &[&str], named: &[String]) -> Vec<String> {
+    let known = |name: &&String| mounted.iter().any(|path| same_path(path, name));
+    let mut unknown: Vec<String> = named.iter().filter(|n| !known(n)).cloned().collect();
+    unknown.sort_unstable();
+    unknown.dedup();
+    unknown
+}
+
 /// A trailing separator names the same directory.
-fn same_path(one: &str, other: &str) -> bool {
+pub(super) fn same_path(one: &str, other: &str) -> bool {
     let trim = |path: &str| {
         let trimmed = path.trim_end_matches(['/', '\\']);
         if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() }
@@ -162,7 +168,7 @@ fn same_path(one: &str, other: &str) -> bool {
 }
 
 /// The freeze itself was never sent, whatever became of what went before it.
-fn not_begun(command: &'static CommandInfo, source: CallError) -> FreezeError {
+pub(super) fn not_begun(command: &'static CommandInfo, source: CallError) -> FreezeError {
     match source {
         CallError::TimedOut { after, .. } => {
             FreezeError::Call(CallError::TimedOut { sent: false, after })

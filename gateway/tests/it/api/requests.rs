@@ -158,9 +158,9 @@ async fn path_and_query_are_checked() {
         let problem = gateway.ask("POST", &path).send().await.problem(400, "bad_request");
         assert!(problem["detail"].as_str().unwrap().contains("handle"), "{problem}");
     }
-    let problem = gateway.ask("POST", "/vms/vm/fsfreeze?dry_run").send().await;
+    let problem = gateway.ask("POST", "/vms/vm/fsfreeze?dry_runs=true").send().await;
     let problem = problem.problem(400, "bad_request");
-    assert!(problem["detail"].as_str().unwrap().contains("\"dry_run\""), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("`dry_runs`"), "{problem}");
     assert!(!gateway.agent.is_frozen());
     gateway.ask("GET", "/vms?").send().await.expect(200);
 }
