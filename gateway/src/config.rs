@@ -22,6 +22,7 @@
 //! thaw_seconds = 180
 //! ```
 
+mod external;
 mod fields;
 mod limits;
 mod locate;
@@ -36,6 +37,7 @@ use serde::Deserialize;
 
 use crate::vm::VmId;
 
+pub use external::ExternalFreeze;
 pub use limits::{Limits, Timeouts};
 pub use template::{IdTemplate, LabelTemplate, PathTemplate};
 
@@ -126,6 +128,9 @@ pub struct VmConfig {
     /// Use the channel that libvirt keeps for itself all the same.
     #[serde(default)]
     pub libvirt_channel: bool,
+    /// What becomes of the VM if somebody else freezes it.
+    #[serde(default)]
+    pub external_freeze: ExternalFreeze,
     /// The gateway listens on the socket, and QEMU connects: a [`ListenVmConfig`].
     #[serde(skip)]
     pub listens: bool,
@@ -149,13 +154,27 @@ pub struct ListenVmConfig {
     /// QEMU's QMP socket, as in [`VmConfig`].
     #[serde(default, deserialize_with = "fields::absolute_or_none")]
     pub qmp: Option<PathBuf>,
+    /// What becomes of the VM if somebody else freezes it.
+    #[serde(default)]
+    pub external_freeze: ExternalFreeze,
 }
 
 impl From<&ListenVmConfig> for VmConfig {
     fn from(config: &ListenVmConfig) -> Self {
-        let ListenVmConfig { id, socket, labels, owner_uids, qmp } = config.clone();
+        let ListenVmConfig { id, socket, labels, owner_uids, qmp, external_freeze } =
+            config.clone();
         let mode = Mode::Persistent;
-        Self { id, socket, labels, mode, owner_uids, qmp, libvirt_channel: true, listens: true }
+        Self {
+            id,
+            socket,
+            labels,
+            mode,
+            owner_uids,
+            qmp,
+            libvirt_channel: true,
+            external_freeze,
+            listens: true,
+        }
     }
 }
 
@@ -202,6 +221,9 @@ pub struct DiscoverConfig {
     /// How a path gives that of the VM's QMP socket, which nobody else may use; none unless told.
     #[serde(default)]
     pub qmp: Option<PathTemplate>,
+    /// What becomes of the VMs if somebody else freezes them.
+    #[serde(default)]
+    pub external_freeze: ExternalFreeze,
 }
 
 impl DiscoverConfig {
@@ -248,6 +270,7 @@ impl DiscoverConfig {
             owner_uids: self.owners().to_vec(),
             qmp: self.qmp.as_ref().and_then(|qmp| qmp.apply(socket, domain)),
             libvirt_channel: self.libvirt_channel,
+            external_freeze: self.external_freeze,
             listens: false,
         }
     }

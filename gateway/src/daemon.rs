@@ -23,7 +23,7 @@ use crate::config::{Config, Listen};
 use crate::reload::Reloader;
 use crate::server::{Tcp, Unix, raise_descriptors, serve};
 use crate::store::{StateDir, Store};
-use crate::vm::{Leases, Registry, ShutdownReport};
+use crate::vm::{Leases, Registry, ShutdownReport, watch_external};
 
 /// The signal of a restart: another gateway goes on with all leases.
 const HAND_OVER: &str = "SIGUSR2";
@@ -50,6 +50,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let (unix, tcp) = listen(&config.listen).await?;
     let registry = Registry::start(&config);
     let leases = Leases::load(&registry, store.clone())?;
+    tokio::spawn(watch_external(registry.clone(), leases.clone()));
     let front = api::front(State {
         registry: registry.clone(),
         leases: leases.clone(),

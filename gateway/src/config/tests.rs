@@ -212,3 +212,23 @@ fn maxima_bound_defaults() {
         refusal("[limits]\nqueue_depth = 0\n").contains("limits.queue_depth: must be at least 1")
     );
 }
+
+#[test]
+fn a_foreign_freeze_is_reported_or_thawed_after_a_time() {
+    let vm = |setting: &str| format!("[[vm]]\nid = \"a\"\nsocket = \"/a\"\n{setting}");
+    let told = |setting: &str| parse(&vm(setting)).expect("parses").vms[0].external_freeze;
+    assert_eq!(told(""), ExternalFreeze::Report);
+    assert_eq!(told("external_freeze = \"report\""), ExternalFreeze::Report);
+    let ten = ExternalFreeze::ThawAfter(Duration::from_secs(10));
+    assert_eq!(told("external_freeze = \"thaw-after=10\""), ten);
+    for bad in ["thaw", "thaw-after=", "thaw-after=0", "thaw-after=-1", "thaw-after=inf"] {
+        let said = refusal(&vm(&format!("external_freeze = \"{bad}\"")));
+        assert!(said.contains("thaw-after=SECONDS"), "{said}");
+    }
+    let text = "[[listen_vm]]\nid = \"b\"\nsocket = \"/b\"\nexternal_freeze = \"thaw-after=10\"\n\
+                [[discover]]\nglob = \"/c/*\"\nexternal_freeze = \"thaw-after=10\"";
+    let config = parse(text).expect("parses");
+    assert_eq!(config.all_vms()[0].external_freeze, ten);
+    let found = config.discover[0].vm("c".parse().expect("id"), Path::new("/c/c"), None);
+    assert_eq!(found.external_freeze, ten);
+}

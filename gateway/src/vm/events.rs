@@ -223,7 +223,22 @@ impl Events {
             // Another run's: what this one has kept is all new.
             Some(_) => (1, true),
         };
-        Ok(Subscription { hub: self.0.clone(), last, next, stranger, batch: VecDeque::new() })
+        Ok(Subscription {
+            hub: self.0.clone(),
+            last,
+            next,
+            stranger,
+            batch: VecDeque::new(),
+            counted: true,
+        })
+    }
+
+    /// Follows the events from the next one on, for the gateway itself.
+    pub(crate) fn follow(&self) -> Subscription {
+        let last = self.0.last.subscribe();
+        let next = self.0.ring().last + 1;
+        let (hub, batch) = (self.0.clone(), VecDeque::new());
+        Subscription { hub, last, next, stranger: false, batch, counted: false }
     }
 }
 
@@ -238,6 +253,8 @@ pub struct Subscription {
     stranger: bool,
     /// Taken from the ring and not yet delivered.
     batch: VecDeque<Arc<Published>>,
+    /// It is one of the subscribers that are bounded.
+    counted: bool,
 }
 
 impl Subscription {
@@ -289,7 +306,9 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.hub.subscribers.fetch_sub(1, Ordering::Relaxed);
+        if self.counted {
+            self.hub.subscribers.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

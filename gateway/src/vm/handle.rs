@@ -24,7 +24,7 @@ use super::reads::outdates;
 use super::settings::Settings;
 use super::signs::{Sign, Signs};
 use super::{Incarnation, VmId};
-use crate::config::{Mode, VmConfig};
+use crate::config::{ExternalFreeze, Mode, VmConfig};
 use crate::printable::printable;
 
 /// A VM, as the rest of the gateway knows it.
@@ -43,6 +43,7 @@ pub(crate) struct Vm {
     pub(crate) left_alone: bool,
     /// The gateway makes the socket, and QEMU connects to it.
     pub(crate) listens: bool,
+    external_freeze: ExternalFreeze,
     pub(crate) settings: Arc<Settings>,
     pub(crate) link: Link,
     pub(crate) counters: Counters,
@@ -81,7 +82,9 @@ struct Place {
 impl VmHandle {
     pub(crate) fn new(config: VmConfig, settings: Arc<Settings>) -> Self {
         let left_alone = config.is_left_alone();
-        let VmConfig { id, socket, labels, mode, owner_uids, qmp, listens, .. } = config;
+        let VmConfig {
+            id, socket, labels, mode, owner_uids, qmp, external_freeze, listens, ..
+        } = config;
         Self(Arc::new(Vm {
             id,
             place: RwLock::new(Place { socket: socket.into(), moves: 0 }),
@@ -90,6 +93,7 @@ impl VmHandle {
             mode,
             left_alone,
             listens,
+            external_freeze,
             link: Link::new(LinkState::Absent, Some("not looked for yet".into())),
             counters: Counters::default(),
             qmp: qmp.map(|socket| Box::new(Monitor::new(socket))),
@@ -128,6 +132,11 @@ impl VmHandle {
     /// When the gateway holds its socket.
     pub(crate) fn mode(&self) -> Mode {
         self.0.mode
+    }
+
+    /// What becomes of it if somebody else freezes it.
+    pub(super) fn external_freeze(&self) -> ExternalFreeze {
+        self.0.external_freeze
     }
 
     /// Whether the gateway does not know it any more.
@@ -296,6 +305,7 @@ impl VmHandle {
             && vm.mode == config.mode
             && vm.left_alone == config.is_left_alone()
             && vm.listens == config.listens
+            && vm.external_freeze == config.external_freeze
             && vm.qmp.is_some() == config.qmp.is_some()
     }
 

@@ -12,6 +12,7 @@ mod counters;
 mod discovery;
 mod door;
 mod events;
+mod external;
 mod foreign;
 mod freeze;
 mod guardian;
@@ -44,6 +45,7 @@ pub use events::{
     Delivery, Event, EventId, EventKind, Events, InvalidEventId, InvalidEventKind, Published,
     Subscription, TooManySubscribers,
 };
+pub use external::watch_external;
 pub(crate) use foreign::foreign;
 pub use freeze::{
     FreezeError, FreezeRequest, LeaseUnwritable, Leases, ShutdownReport, Started, Unwritten,

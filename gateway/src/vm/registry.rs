@@ -93,6 +93,10 @@ impl Registry {
         self.0.settings.limits()
     }
 
+    pub(super) fn closed(&self) -> &CancellationToken {
+        &self.0.closed
+    }
+
     pub(crate) fn settings(&self) -> &Arc<Settings> {
         &self.0.settings
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use qga_gateway::api::{self, State};
 use qga_gateway::config::Config;
 use qga_gateway::server::{Tcp, Unix, serve};
-use qga_gateway::vm::{Leases, LinkState, Registry, VmHandle};
+use qga_gateway::vm::{Leases, LinkState, Registry, VmHandle, watch_external};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,6 +75,7 @@ impl Gateway {
         let at = tcp.address().unwrap();
         let registry = Registry::start(&config);
         let leases = Leases::new(&registry);
+        tokio::spawn(watch_external(registry.clone(), leases.clone()));
         let (stopping, tracker) = (CancellationToken::new(), TaskTracker::new());
         let front = api::front(State {
             registry: registry.clone(),

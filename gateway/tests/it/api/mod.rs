@@ -8,6 +8,7 @@ mod config;
 mod document;
 mod dry_run;
 mod events;
+mod external;
 mod files;
 mod freeze;
 mod gateway;
