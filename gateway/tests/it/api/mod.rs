@@ -10,6 +10,7 @@ mod events;
 mod files;
 mod freeze;
 mod gateway;
+mod idempotency;
 mod kept;
 mod list;
 mod old_agent;
