@@ -24,12 +24,16 @@ use crate::reload::Reloader;
 use crate::replies::Replies;
 use crate::server::{Tcp, Unix, raise_descriptors, serve};
 use crate::store::{StateDir, Store};
-use crate::vm::{Leases, Registry};
+use crate::vm::{Leases, Registry, ShutdownReport};
+
+/// The signal of a restart: another gateway goes on with all leases.
+const HAND_OVER: &str = "SIGUSR2";
 
 /// Of the time for a stop, the part that requests in hand may use.
 const DRAIN_SHARE: u32 = 3;
 
-/// Serves until SIGTERM or SIGINT, then drains. SIGHUP reads `file` again, which `config` is from.
+/// Serves until SIGTERM, SIGINT or SIGUSR2, then drains. The first two thaw what the gateway alone
+/// guards, the last leaves all leases to the gateway that is started next. SIGHUP reads `file` again, which `config` is from.
 ///
 /// # Errors
 ///
@@ -38,6 +42,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let mut successor = signal(SignalKind::user_defined2()).context("SIGUSR2")?;
     let stopping = CancellationToken::new();
     let tracker = TaskTracker::new();
     // Before the first of many.
@@ -63,6 +68,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
+            _ = successor.recv() => break HAND_OVER,
             Some(()) = hangup.recv() => reloader.reload(&registry).await,
         }
     };
@@ -70,7 +76,12 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     tracing::info!("{signal}: stopping, within {} s", grace.as_secs());
     notify(&[NotifyState::Stopping]);
     stopping.cancel();
-    drain(&tracker, &leases, grace).await;
+    if signal == HAND_OVER {
+        leases.hand_over();
+        drain(&tracker, None, grace).await;
+    } else {
+        drain(&tracker, Some(&leases), grace).await;
+    }
     if let Err(error) = store.flush().await {
         tracing::error!("{error}: the next start takes leases for what they last were on disk");
     }
@@ -91,10 +102,16 @@ async fn listen(listen: &Listen) -> anyhow::Result<(Unix, Option<Tcp>)> {
 
 /// Lets requests finish, and thaws what is frozen meanwhile: with nobody left to do it at its
 /// deadline, a guest would stay frozen.
-async fn drain(tracker: &TaskTracker, leases: &Leases, grace: Duration) {
+async fn drain(tracker: &TaskTracker, leases: Option<&Leases>, grace: Duration) {
     tracker.close();
     let requests = timeout_at(Instant::now() + grace / DRAIN_SHARE, tracker.wait());
-    let (requests, report) = tokio::join!(requests, leases.shutdown(grace));
+    let thawed = async {
+        match leases {
+            Some(leases) => leases.shutdown(grace).await,
+            None => ShutdownReport::default(),
+        }
+    };
+    let (requests, report) = tokio::join!(requests, thawed);
     if requests.is_err() {
         tracing::warn!("{} connections or listeners are still busy; going on", tracker.len());
     }

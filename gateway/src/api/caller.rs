@@ -78,6 +78,26 @@ impl Caller {
         Ok(lease)
     }
 
+    /// Refuses to renew or end a lease that is somebody else's, unless the caller insists and may.
+    pub(crate) fn owns(&self, lease: &Lease, force: bool) -> Result<(), Problem> {
+        if lease.ended() || lease.owner == self.principal {
+            return Ok(());
+        }
+        if force {
+            let mut vms = lease.members.iter().map(|member| &member.vm);
+            return vms.try_for_each(|vm| self.authorise(vm, Right::FreezeForce));
+        }
+        Err(Problem::new(
+            Code::Forbidden,
+            format!(
+                "Lease {} belongs to {}, and you are {}. Only its owner renews or ends it; \
+                 \"?force=true\" does too, with the right freeze_force. Nothing was done.",
+                lease.id, lease.owner, self.principal
+            ),
+        )
+        .lease(&lease.id))
+    }
+
     /// Every principal that can authenticate today has every right: the Unix socket's peers by
     /// its permissions, the token's holder by the token. Rules per principal and VM go here.
     #[expect(clippy::unnecessary_wraps, reason = "rights per principal will refuse here")]

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::caller::Caller;
 use super::document::LEASE_PROBLEMS;
 use super::error::{Problem, guest};
-use super::extract::{Json, NoBody, NoQuery, Path};
+use super::extract::{Json, NoBody, NoQuery, Path, Query};
 use super::fsfreeze::{THAW, seconds};
 use super::lease::{IfMatch, LeaseBody};
 use crate::vm::{FreezeError, Lease};
@@ -18,6 +18,14 @@ use crate::vm::{FreezeError, Lease};
 pub(super) struct FreezeList {
     /// Active ones and ended ones, as long as those are kept.
     freezes: Vec<LeaseBody>,
+}
+
+/// Whose leases are meant.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ForceQuery {
+    #[serde(default)]
+    pub(super) force: bool,
 }
 
 /// For how long to hold from now.
@@ -95,7 +103,10 @@ pub(super) async fn show_freeze(
     patch,
     path = "/freezes/{lease}",
     tag = "freeze",
-    params(("lease" = String, Path, description = "The lease.", example = "frz_0123456789abcdef0123456789abcdef")),
+    params(
+        ("lease" = String, Path, description = "The lease.", example = "frz_0123456789abcdef0123456789abcdef"),
+        ("force" = Option<bool>, Query, description = "Also if it is somebody else's; needs the right `freeze_force`."),
+    ),
     request_body = RenewRequest,
     responses((status = 200, description = "Renewed.", body = LeaseBody)),
     extensions(
@@ -106,12 +117,13 @@ pub(super) async fn show_freeze(
 pub(super) async fn renew_freeze(
     caller: Caller,
     Path(id): Path<String>,
-    _: NoQuery,
+    Query(query): Query<ForceQuery>,
     if_match: IfMatch,
     Json(body): Json<RenewRequest>,
 ) -> Result<Answer<LeaseBody>, Problem> {
     let lease = caller.lease(&id, Right::Freeze)?;
     if_match.check(&lease)?;
+    caller.owns(&lease, query.force)?;
     body.renew(&caller, &lease).await.map(Answer)
 }
 
@@ -123,7 +135,10 @@ pub(super) async fn renew_freeze(
     delete,
     path = "/freezes/{lease}",
     tag = "freeze",
-    params(("lease" = String, Path, description = "The lease.", example = "frz_0123456789abcdef0123456789abcdef")),
+    params(
+        ("lease" = String, Path, description = "The lease.", example = "frz_0123456789abcdef0123456789abcdef"),
+        ("force" = Option<bool>, Query, description = "Also if it is somebody else's; needs the right `freeze_force`."),
+    ),
     responses((status = 200, description = "Thawed: the lease with its verdict.", body = LeaseBody)),
     extensions(
         ("x-qga-right" = json!(Right::Freeze)),
@@ -134,11 +149,12 @@ pub(super) async fn renew_freeze(
 pub(super) async fn thaw_freeze(
     caller: Caller,
     Path(id): Path<String>,
-    _: NoQuery,
+    Query(query): Query<ForceQuery>,
     if_match: IfMatch,
     _: NoBody,
 ) -> Result<Answer<LeaseBody>, Problem> {
     let lease = caller.lease(&id, Right::Freeze)?;
     if_match.check(&lease)?;
+    caller.owns(&lease, query.force)?;
     thaw(&caller, &lease).await.map(Answer)
 }

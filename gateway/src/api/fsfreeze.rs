@@ -14,7 +14,7 @@ use super::caller::{Caller, Vm};
 use super::document::{CALL_PROBLEMS, FREEZE_PROBLEMS, LEASE_PROBLEMS};
 use super::error::{Code, Problem, guest};
 use super::extract::{Json, NoBody, NoQuery, Path, Query};
-use super::freezes::RenewRequest;
+use super::freezes::{ForceQuery, RenewRequest};
 use super::lease::{Created, IfMatch, LeaseBody, PolicyBody, created};
 use crate::config::Limits;
 use crate::vm::{FreezeRequest, Lease, LinkState, Order, Policy, ThawCause};
@@ -37,22 +37,22 @@ pub(super) struct FreezeBody {
     /// How long the freeze may hold; then the gateway thaws by itself. 60 unless the gateway is
     /// configured otherwise, at most 3600 likewise.
     #[schema(minimum = 1, example = 60)]
-    ttl_seconds: Option<u64>,
+    pub(super) ttl_seconds: Option<u64>,
     /// How long freezing may take. 30 unless configured otherwise, at most 600 likewise.
     #[schema(minimum = 1, example = 30)]
-    freeze_timeout_seconds: Option<u64>,
+    pub(super) freeze_timeout_seconds: Option<u64>,
     /// What to freeze; everything if absent.
     #[schema(min_items = 1, example = json!(["/", "/srv"]))]
-    mountpoints: Option<Vec<String>>,
+    pub(super) mountpoints: Option<Vec<String>>,
     #[serde(default)]
-    policy: PolicyBody,
+    pub(super) policy: PolicyBody,
     /// A note for people, at most 200 characters.
     #[schema(max_length = 200)]
-    label: Option<String>,
+    pub(super) label: Option<String>,
 }
 
 impl FreezeBody {
-    fn checked(self, limits: &Limits) -> Result<FreezeRequest, Problem> {
+    pub(super) fn checked(self, limits: &Limits) -> Result<FreezeRequest, Problem> {
         if let Some(mountpoints) = &self.mountpoints {
             check_mountpoints(mountpoints)
                 .map_err(|why| Problem::bad_member("mountpoints", why))?;
@@ -193,6 +193,7 @@ pub(super) async fn freeze_vm(
     tag = "freeze",
     params(
         ("id" = String, Path, description = "The VM.", example = "web-1"),
+        ("force" = Option<bool>, Query, description = "Also if the lease is somebody else's, or of several VMs; needs the right `freeze_force`."),
         ("if-match" = Option<String>, Header, description = "The lease that must be the active one, in quotes."),
     ),
     request_body = RenewRequest,
@@ -205,21 +206,14 @@ pub(super) async fn freeze_vm(
 pub(super) async fn renew_fsfreeze(
     caller: Caller,
     Path(id): Path<String>,
-    _: NoQuery,
+    Query(query): Query<ForceQuery>,
     if_match: IfMatch,
     Json(body): Json<RenewRequest>,
 ) -> Result<Answer<LeaseBody>, Problem> {
     let vm = caller.vm(&id, Right::Freeze)?;
     let lease = lease_of(&caller, &vm, &if_match)?;
+    whole(&caller, &lease, query.force)?;
     body.renew(&caller, &lease).await.map(Answer)
-}
-
-/// Which thaws are meant.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ThawQuery {
-    #[serde(default)]
-    force: bool,
 }
 
 /// Thaw a VM
@@ -245,7 +239,7 @@ pub(super) struct ThawQuery {
 pub(super) async fn thaw_fsfreeze(
     caller: Caller,
     Path(id): Path<String>,
-    Query(query): Query<ThawQuery>,
+    Query(query): Query<ForceQuery>,
     if_match: IfMatch,
     _: NoBody,
 ) -> Result<Answer<LeaseBody>, Problem> {
@@ -258,7 +252,24 @@ pub(super) async fn thaw_fsfreeze(
         return thawed.map(|l| Answer(l.into())).map_err(|e| failed(&caller, &vm, THAW, e));
     }
     let lease = lease_of(&caller, &vm, &if_match)?;
+    whole(&caller, &lease, query.force)?;
     super::freezes::thaw(&caller, &lease).await.map(Answer)
+}
+
+/// What is done to one VM's freeze is done to the whole lease: of several VMs only if that is meant.
+fn whole(caller: &Caller, lease: &Lease, force: bool) -> Result<(), Problem> {
+    if lease.sole().is_none() && !lease.ended() && !force {
+        return Err(Problem::new(
+            Code::LeaseConflict,
+            format!(
+                "The VM is frozen together with others by lease {id}: use /freezes/{id}, which \
+                 means them all, or \"?force=true\" here. Nothing was done.",
+                id = lease.id
+            ),
+        )
+        .lease(&lease.id));
+    }
+    caller.owns(lease, force)
 }
 
 /// The lease that a request on `/vms/{id}/fsfreeze` means: the active one, else the one named,

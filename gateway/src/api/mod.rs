@@ -21,6 +21,7 @@ mod file_handles;
 mod freezes;
 mod front;
 mod fsfreeze;
+mod groups;
 mod idempotency;
 mod lease;
 mod mirror;
@@ -107,7 +108,7 @@ fn operations() -> OpenApiRouter<App> {
             fsfreeze::renew_fsfreeze,
             fsfreeze::thaw_fsfreeze
         ))
-        .routes(routes!(freezes::list_freezes))
+        .routes(routes!(freezes::list_freezes, groups::freeze_vms))
         .routes(routes!(freezes::show_freeze, freezes::renew_freeze, freezes::thaw_freeze))
         .routes(routes!(settings::set_time))
         .routes(routes!(settings::set_vcpus))

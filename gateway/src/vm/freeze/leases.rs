@@ -257,20 +257,34 @@ impl Leases {
         self.control(id, |reply| Control::Thaw { cause: ThawCause::Requested, reply }).await
     }
 
-    /// Thaws everything, for a stop: nobody would be left to do it. Takes no new leases, and no
-    /// longer than `grace`.
+    /// Takes no new leases and leaves those that there are, for a gateway that is started next and
+    /// goes on with them.
+    pub fn hand_over(&self) {
+        self.0.rows().stopping = true;
+    }
+
+    /// Thaws, for a stop, what nobody would be left to thaw: a lease that all its guests' agents
+    /// know goes on without a gateway. Takes no new leases, and no longer than `grace`.
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         let until = Instant::now() + grace;
         let (before, held) = {
             let mut rows = self.0.rows();
             rows.stopping = true;
-            let held: Vec<LeaseId> = {
-                let mut held: Vec<_> = rows.active.values().cloned().collect();
-                held.sort_unstable();
-                held.dedup();
-                held
+            let durable = self.0.store.path().is_some();
+            let persists = |id: &LeaseId| {
+                rows.leases.get(id).is_some_and(|row| {
+                    let lease = &row.lease;
+                    durable
+                        && lease.state == LeaseState::Frozen
+                        && lease.guard() == lease::Guard::GatewayAndAgent
+                })
             };
-            (rows.active.len(), held)
+            let mut held: Vec<_> =
+                rows.active.values().filter(|id| !persists(id)).cloned().collect();
+            let before = held.len();
+            held.sort_unstable();
+            held.dedup();
+            (before, held)
         };
         for id in &held {
             let keeper = self.0.rows().leases.get(id).map(|row| row.keeper.clone());
@@ -282,7 +296,8 @@ impl Leases {
             }
         }
         let mut active = self.0.held.subscribe();
-        let _ = timeout_at(until, active.wait_for(|count| *count == 0)).await;
+        let done = |_: &usize| held.iter().all(|id| self.0.read(id, Lease::ended).unwrap_or(true));
+        let _ = timeout_at(until, active.wait_for(done)).await;
         let left = held.iter().filter_map(|id| self.get(id));
         let left: Vec<Lease> =
             left.filter(|lease| lease.members.iter().any(|member| !member.ended())).collect();

@@ -67,9 +67,9 @@ impl Guardian {
         });
         let mut pause = RETRY_FIRST;
         let mut gone_since: Option<Instant> = None;
-        // A link that was away may have another VM at its end now; but behind a freeze that is
-        // not answered the thaw goes at once.
-        let unsure = cause != ThawCause::Rollback && self.seen != Some(self.vm.disruptions());
+        // A link that was away may have another VM at its end now. Behind a freeze that is not
+        // answered on a link that is as it was, the thaw goes at once.
+        let unsure = self.seen != Some(self.vm.disruptions());
         let first = if unsure {
             self.attempt_again(cause, orders).await
         } else {

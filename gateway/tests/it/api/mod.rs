@@ -10,6 +10,7 @@ mod events;
 mod files;
 mod freeze;
 mod gateway;
+mod groups;
 mod idempotency;
 mod kept;
 mod list;

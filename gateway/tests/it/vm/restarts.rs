@@ -310,3 +310,33 @@ async fn a_held_lease_keeps_its_deadline_over_a_restart() {
     assert!(lease["thawed_at"].as_str() >= lease["expires_at"].as_str(), "{lease}");
     assert!(!guest.truth().frozen);
 }
+
+async fn signalled(gateway: &mut Gateway, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_child(&gateway.child);
+    rustix::process::kill_process(pid, signal).expect("signal");
+    let ended = async {
+        while gateway.child.try_wait().expect("wait").is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(timeout(BOUND, ended).await.is_ok(), "does not stop");
+}
+
+#[tokio::test]
+async fn a_stop_thaws_what_the_gateway_alone_guards_and_a_restart_thaws_nothing() {
+    use rustix::process::Signal;
+    for (named, signal, frozen) in [
+        (false, Signal::TERM, false),
+        (true, Signal::TERM, true),
+        (false, Signal::USR2, true),
+        (true, Signal::USR2, true),
+    ] {
+        let (mut gateway, guest) = pair(named).await;
+        let lease = gateway.freeze(json!({})).await;
+        signalled(&mut gateway, signal).await;
+        assert_eq!(guest.truth().frozen, frozen, "{named} {signal:?}");
+        gateway.start_again().await;
+        let state = if frozen { "frozen" } else { "thawed" };
+        gateway.lease(&id(&lease), |lease| lease["state"] == state).await;
+    }
+}

@@ -1,0 +1,172 @@
+//! `POST /freezes`: several VMs under one lease.
+
+use std::collections::{BTreeMap, HashSet};
+
+use axum::Json as Answer;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use qga_proto::command::{Command as _, GuestFsfreezeFreeze, Right};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::caller::Caller;
+use super::document::FREEZE_PROBLEMS;
+use super::error::{Problem, guest};
+use super::extract::{Json, NoQuery};
+use super::fsfreeze::FreezeBody;
+use super::lease::{LeaseBody, OrderBody, PolicyBody};
+use crate::vm::{FreezeError, Order, VmHandle};
+
+/// Which VMs to freeze together, and how.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"vms": ["db1", "db2"], "order": "sequential", "ttl_seconds": 60}))]
+pub(super) struct GroupBody {
+    /// The VMs, in the order of freezing; this or `selector`.
+    #[schema(min_items = 1)]
+    vms: Option<Vec<String>>,
+    /// All VMs that it chooses, by id; this or `vms`.
+    selector: Option<Selector>,
+    #[serde(default)]
+    order: OrderBody,
+    /// Whether all are thawed again if one does not freeze; true if absent.
+    all_or_nothing: Option<bool>,
+    /// As for one VM; it begins when the last VM is frozen.
+    #[schema(minimum = 1, example = 60)]
+    ttl_seconds: Option<u64>,
+    /// As for one VM; it bounds the freezing of all.
+    #[schema(minimum = 1, example = 30)]
+    freeze_timeout_seconds: Option<u64>,
+    /// What to freeze in each VM; everything if absent.
+    #[schema(min_items = 1)]
+    mountpoints: Option<Vec<String>>,
+    #[serde(default)]
+    policy: PolicyBody,
+    /// A note for people, at most 200 characters.
+    #[schema(max_length = 200)]
+    label: Option<String>,
+}
+
+/// Chooses VMs.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Selector {
+    /// Labels that a VM must have, at least one.
+    labels: BTreeMap<String, String>,
+}
+
+/// Freeze several VMs together
+///
+/// Answers when all are frozen, with one lease; DELETE and PATCH on it act on all. Refused whole if
+/// a VM is unknown, chosen twice, or out of the caller's rights, or if there is none. With
+/// `all_or_nothing` (the default) one that does not freeze has all others thawed again. With `Prefer:
+/// respond-async` it answers as soon as the lease is on disk.
+#[utoipa::path(
+    post,
+    path = "/freezes",
+    tag = "freeze",
+    params(("prefer" = Option<String>, Header, description = "`respond-async`: 202 at once.")),
+    request_body = GroupBody,
+    responses(
+        (status = 201, description = "Frozen.", body = LeaseBody, headers(
+            ("location" = String, description = "`/freezes/{lease}`"),
+            ("etag" = String, description = "The lease's id in quotes, for `If-Match`"),
+        )),
+        (status = 202, description = "Begun.", body = LeaseBody, headers(
+            ("location" = String, description = "`/freezes/{lease}`"),
+        )),
+    ),
+    extensions(
+        ("x-qga-right" = json!(Right::Freeze)),
+        ("x-qga-command" = json!("guest-fsfreeze-freeze")),
+        ("x-qga-problems" = json!(FREEZE_PROBLEMS)),
+    )
+)]
+pub(super) async fn freeze_vms(
+    caller: Caller,
+    _: NoQuery,
+    headers: HeaderMap,
+    Json(body): Json<GroupBody>,
+) -> Result<(StatusCode, [(HeaderName, String); 2], Answer<LeaseBody>), Problem> {
+    let vms = chosen(&caller, body.vms, body.selector)?;
+    let single = FreezeBody {
+        ttl_seconds: body.ttl_seconds,
+        freeze_timeout_seconds: body.freeze_timeout_seconds,
+        mountpoints: body.mountpoints,
+        policy: body.policy,
+        label: body.label,
+    };
+    let mut request = single.checked(&caller.app().registry.limits())?;
+    request.order = match body.order {
+        OrderBody::Parallel => Order::Parallel,
+        OrderBody::Sequential => Order::Sequential,
+    };
+    request.all_or_nothing = body.all_or_nothing.unwrap_or(true);
+    let info = &GuestFsfreezeFreeze::INFO;
+    caller.sends(info.name);
+    // At least one was chosen.
+    let first = vms[0].clone();
+    let failed = |error: FreezeError| {
+        let other = match &error {
+            FreezeError::Group { vm, .. } => caller.app().registry.get(vm),
+            _ => None,
+        };
+        let vm = other.as_ref().unwrap_or(&first);
+        guest::freeze_failed(vm.id(), Some(vm), info, false, error)
+    };
+    let owner = caller.principal().clone();
+    let started = caller.leases().begin(vms, request, owner).map_err(failed)?;
+    let (status, lease) = if prefers_async(&headers) {
+        (StatusCode::ACCEPTED, started.begun().await.map_err(failed)?)
+    } else {
+        (StatusCode::CREATED, started.outcome().await.map_err(failed)?)
+    };
+    let headers = [
+        (header::LOCATION, format!("/freezes/{}", lease.id)),
+        (header::ETAG, format!("\"{}\"", lease.id)),
+    ];
+    Ok((status, headers, Answer(lease.into())))
+}
+
+/// The VMs that are meant, all of which the caller may freeze.
+fn chosen(
+    caller: &Caller,
+    vms: Option<Vec<String>>,
+    selector: Option<Selector>,
+) -> Result<Vec<VmHandle>, Problem> {
+    match (vms, selector) {
+        (Some(ids), None) => {
+            let mut seen = HashSet::new();
+            if let Some(twice) = ids.iter().find(|id| !seen.insert(id.as_str())) {
+                let twice = super::error::printable(twice);
+                return Err(Problem::bad_member("vms", format!("names \"{twice}\" twice")));
+            }
+            if ids.is_empty() {
+                return Err(Problem::bad_member("vms", "must name at least one"));
+            }
+            ids.iter().map(|id| caller.vm(id, Right::Freeze).map(|vm| vm.handle)).collect()
+        }
+        (None, Some(Selector { labels })) => {
+            if labels.is_empty() {
+                return Err(Problem::bad_member("selector", "must name at least one label"));
+            }
+            let has = |vm: &VmHandle| {
+                labels.iter().all(|(key, value)| vm.labels().get(key) == Some(value))
+            };
+            let vms: Vec<_> = caller.app().registry.list().into_iter().filter(has).collect();
+            if vms.is_empty() {
+                return Err(Problem::bad_member("selector", "no VM has these labels"));
+            }
+            for vm in &vms {
+                caller.authorise(vm.id(), Right::Freeze)?;
+            }
+            Ok(vms)
+        }
+        _ => Err(Problem::bad_request("Exactly one of \"vms\" and \"selector\" is needed.")),
+    }
+}
+
+fn prefers_async(headers: &HeaderMap) -> bool {
+    let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let mut wishes = values.flat_map(|value| value.split(',')).map(str::trim);
+    wishes.any(|wish| wish.eq_ignore_ascii_case("respond-async"))
+}
