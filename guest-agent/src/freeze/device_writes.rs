@@ -67,7 +67,12 @@ mod tests {
     const STAT: &str = "1 2 3 4 5 6 77 8 9 10 11 12 13 14 15 16 17\n";
 
     fn target(device: &str, fs_type: &str) -> Target {
-        Target { device: device.parse().unwrap(), path: "/x".into(), fs_type: fs_type.into() }
+        Target {
+            device: device.parse().unwrap(),
+            path: "/x".into(),
+            fs_type: fs_type.into(),
+            read_only: false,
+        }
     }
 
     fn tree() -> (tempfile::TempDir, Roots) {

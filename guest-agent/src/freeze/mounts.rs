@@ -31,6 +31,8 @@ pub(crate) struct Mount {
     pub(crate) device: Option<Device>,
     pub(crate) path: PathBuf,
     pub(crate) fs_type: String,
+    /// The filesystem itself, and not only this mount of it.
+    pub(super) read_only: bool,
 }
 
 /// A filesystem that can be frozen, at the first place where it is mounted.
@@ -39,6 +41,8 @@ pub(crate) struct Target {
     pub(crate) device: Device,
     pub(crate) path: PathBuf,
     pub(crate) fs_type: String,
+    /// It cannot be written to.
+    pub(crate) read_only: bool,
 }
 
 /// The mount table at one moment, in mount order.
@@ -66,6 +70,7 @@ impl Mounts {
             device,
             path: mount.path.clone(),
             fs_type: mount.fs_type.clone(),
+            read_only: mount.read_only,
         };
         self.on_devices().into_iter().map(of).collect()
     }
@@ -111,13 +116,16 @@ fn parse_line(line: &[u8], device_of: &impl Fn(&Path) -> Option<Dev>) -> Option<
     let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = fields.next().map(unescape);
+    let read_only = fields
+        .next()
+        .is_some_and(|options| options.split(|byte| *byte == b',').any(|o| o == b"ro"));
 
     let (major, minor) = numbers.split_once(':')?;
     let mut device = makedev(major.parse().ok()?, minor.parse().ok()?);
     if rustix::fs::major(device) == 0 && fs_type == "btrfs" {
         device = device_of(&source?).unwrap_or(device);
     }
-    Some(Mount { id, device: Device::of_block_device(device), path, fs_type })
+    Some(Mount { id, device: Device::of_block_device(device), path, fs_type, read_only })
 }
 
 /// The kernel writes space, tab, newline, backslash and `#` as `\ooo`.
@@ -190,6 +198,8 @@ not a mount line
         let expected =
             [("254:0", "/"), ("8:1", "/mnt/a b"), ("8:16", "/mnt/btr"), ("7:0", "/snap")];
         assert_eq!(targets, expected.map(|(device, path)| (device.into(), path.into())));
+        let read_only = table().targets().into_iter().map(|target| target.read_only);
+        assert!(read_only.eq([false, false, false, true]));
     }
 
     #[test]

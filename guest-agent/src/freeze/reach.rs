@@ -118,7 +118,8 @@ mod tests {
     fn a_directory_is_on_the_filesystem_of_its_mount_and_on_no_other() {
         let mounts = Mounts::read().unwrap();
         let device = |number: &str| number.parse().unwrap();
-        let target = |device| Target { device, path: "/".into(), fs_type: "ext4".into() };
+        let target =
+            |device| Target { device, path: "/".into(), fs_type: "ext4".into(), read_only: false };
         let root = std::fs::File::open("/").unwrap();
         if let Some(own) = mounts.holder(Path::new("/")).unwrap().device {
             assert!(is_on(&root, &target(own)));

@@ -151,7 +151,8 @@ impl Record {
         devices.filter_map(|one| {
             let path = PathBuf::from(&one.mountpoint);
             let device = one.device.parse().ok().filter(|_| self.holds(&path))?;
-            Some(Target { device, path, fs_type: one.fs_type.clone() })
+            // What was frozen could be written to.
+            Some(Target { device, path, fs_type: one.fs_type.clone(), read_only: false })
         })
     }
 

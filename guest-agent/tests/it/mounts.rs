@@ -62,6 +62,9 @@ fn each_kind_has_its_result() {
         expected.into_iter().map(|(at, result)| (at.to_owned(), result.to_owned())).collect();
     assert_eq!(results(&answer), expected);
     assert_eq!(answer["count"], json!(frozen));
+    for one in answer["filesystems"].as_array().unwrap() {
+        assert_eq!(one["read-only"] == true, one["mountpoint"] == "/mnt/ro", "{one}");
+    }
     let mut writers: Vec<_> = ["/mnt/a/f", "/mnt/bind/g", "/mnt/upper/f", "/mnt/lower/f"]
         .map(|path| cell.blocked_writer(path))
         .into();

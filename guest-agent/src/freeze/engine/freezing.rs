@@ -279,5 +279,5 @@ pub(super) fn millis(duration: Duration) -> u64 {
 
 fn shown(target: &Target) -> FilesystemFreeze {
     let mountpoint = target.path.to_string_lossy().into_owned();
-    FilesystemFreeze { mountpoint, ..FilesystemFreeze::default() }
+    FilesystemFreeze { mountpoint, read_only: target.read_only, ..FilesystemFreeze::default() }
 }
