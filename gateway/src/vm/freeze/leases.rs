@@ -296,8 +296,10 @@ impl Leases {
             }
         }
         let mut active = self.0.held.subscribe();
-        let done = |_: &usize| held.iter().all(|id| self.0.read(id, Lease::ended).unwrap_or(true));
-        let _ = timeout_at(until, active.wait_for(done)).await;
+        let done = || held.iter().all(|id| self.0.read(id, Lease::ended).unwrap_or(true));
+        // Not with `wait_for`: it asks under the channel's lock, which is taken under the table's.
+        let all = async { while !done() && active.changed().await.is_ok() {} };
+        let _ = timeout_at(until, all).await;
         let left = held.iter().filter_map(|id| self.get(id));
         let left: Vec<Lease> =
             left.filter(|lease| lease.members.iter().any(|member| !member.ended())).collect();

@@ -138,11 +138,14 @@ impl Table {
                 rows.active.remove(&member.vm);
             }
         }
-        if row.lease.ended() && !before {
+        let ends = row.lease.ended() && !before;
+        if ends {
             rows.ended.push_back(id.clone());
             self.forget_old(rows);
         }
-        self.held.send_if_modified(|held| std::mem::replace(held, rows.active.len()) != *held);
+        let count = rows.active.len();
+        // The end of a lease is waited for too, and comes behind those of its VMs.
+        self.held.send_if_modified(|held| std::mem::replace(held, count) != count || ends);
         Some(result)
     }
 

@@ -319,7 +319,8 @@ async fn signalled(gateway: &mut Gateway, signal: rustix::process::Signal) {
             tokio::task::yield_now().await;
         }
     };
-    assert!(timeout(BOUND, ended).await.is_ok(), "does not stop");
+    let stopped = timeout(BOUND, ended).await.is_ok();
+    assert!(stopped, "does not stop at {signal:?}: {}", gateway.log());
 }
 
 #[tokio::test]
