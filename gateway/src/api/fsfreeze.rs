@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::Json as Answer;
-use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use qga_proto::command::{
     Command, CommandInfo, FsfreezeStatus, GuestFsfreezeFreeze, GuestFsfreezeFreezeList,
@@ -17,7 +16,7 @@ use super::document::{CALL_PROBLEMS, FREEZE_PROBLEMS, LEASE_PROBLEMS};
 use super::error::{Code, Problem, guest};
 use super::extract::{Json, NoBody, NoQuery, Path, Query};
 use super::freezes::{ForceQuery, RenewRequest};
-use super::lease::{IfMatch, LeaseBody, PolicyBody};
+use super::lease::{IfMatch, LeaseBody, PolicyBody, created};
 use super::preview::{DryRun, PreviewBody};
 use crate::config::Limits;
 use crate::vm::{FreezeRequest, Lease, LinkState, Order, Policy, ThawCause};
@@ -199,13 +198,9 @@ pub(super) async fn freeze_vm(
     };
     caller.sends(info.name);
     let owner = caller.principal().clone();
-    let lease = caller.app().leases.freeze(&vm.handle, request, owner).await;
+    let lease = caller.leases().freeze(&vm.handle, request, owner).await;
     let lease = lease.map_err(|e| failed(&caller, &vm, info, e))?;
-    let headers = [
-        (header::LOCATION, format!("/freezes/{}", lease.id)),
-        (header::ETAG, format!("\"{}\"", lease.id)),
-    ];
-    Ok((StatusCode::CREATED, headers, Answer(LeaseBody::from(lease))).into_response())
+    Ok(created(lease).into_response())
 }
 
 /// Renew a VM's freeze

@@ -41,7 +41,6 @@ pub(crate) enum Kind {
     /// Freeze leases, by id.
     Lease,
     /// First answers, by the digest of who asked for what under which key.
-    #[expect(dead_code, reason = "the table is in the file's format; its user is to come")]
     Reply,
 }
 

@@ -13,6 +13,7 @@ mod files;
 mod freeze;
 mod gateway;
 mod groups;
+mod idempotency;
 mod kept;
 mod list;
 mod list_freezes;
