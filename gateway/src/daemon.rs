@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{self, State};
 use crate::config::{Config, Listen};
 use crate::reload::Reloader;
+use crate::replies::Replies;
 use crate::server::{Tcp, Unix, raise_descriptors, serve};
 use crate::store::{StateDir, Store};
 use crate::vm::{Leases, Registry, ShutdownReport};
@@ -50,9 +51,11 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let (unix, tcp) = listen(&config.listen).await?;
     let registry = Registry::start(&config);
     let leases = Leases::load(&registry, store.clone())?;
+    let replies = Replies::load(&registry, store.clone())?;
     let front = api::front(State {
         registry: registry.clone(),
         leases: leases.clone(),
+        replies,
         stopping: stopping.clone(),
     });
     tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));

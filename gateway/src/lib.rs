@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod principal;
 mod printable;
 mod reload;
+pub mod replies;
 pub mod server;
 pub mod store;
 pub mod telemetry;

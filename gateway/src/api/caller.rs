@@ -13,7 +13,7 @@ use super::call_timeout::CallTimeout;
 use super::context::RequestContext;
 use super::error::{Code, Problem, guest};
 use crate::principal::Principal;
-use crate::vm::{CallError, CallOptions, Lease, VmHandle, VmId};
+use crate::vm::{CallError, CallOptions, Lease, Leases, VmHandle, VmId};
 
 /// An authenticated caller of one request.
 pub(crate) struct Caller {
@@ -51,6 +51,11 @@ impl Caller {
 
     pub(crate) fn app(&self) -> &App {
         &self.app
+    }
+
+    /// The leases, for a freeze: one that is begun knows the request's key.
+    pub(crate) fn leases(&self) -> Leases {
+        self.app.leases.under(self.context.reply_key())
     }
 
     /// The VM of this id, for an operation that needs `right`.

@@ -15,7 +15,7 @@ use super::strict::StrictObject;
 use crate::vm::foreign;
 
 /// Room for what agents take in one message.
-const MAX_COMMAND_BODY: usize = 68 << 20;
+pub(super) const MAX_COMMAND_BODY: usize = 68 << 20;
 
 /// The name in the path; a struct, so that what is wrong is told by its name.
 #[derive(Debug, Deserialize)]

@@ -1,8 +1,8 @@
 //! What is known of one request while it is under way: for its log line, and later its audit
 //! record.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -19,11 +19,13 @@ pub(crate) struct RequestContext {
     pub(crate) principal: Option<Principal>,
     vm: OnceLock<VmId>,
     command: OnceLock<&'static str>,
+    reply_key: OnceLock<Arc<str>>,
 }
 
 impl RequestContext {
     pub(crate) fn new(id: HeaderValue, principal: Option<Principal>) -> Self {
-        Self { id, principal, vm: OnceLock::new(), command: OnceLock::new() }
+        let (vm, command, reply_key) = Default::default();
+        Self { id, principal, vm, command, reply_key }
     }
 
     /// The VM that the request turned out to be about. The first one stays.
@@ -34,6 +36,15 @@ impl RequestContext {
     /// The guest command that it came down to. The first one stays.
     pub(crate) fn sends(&self, command: &'static str) {
         self.command.get_or_init(|| command);
+    }
+
+    /// The name under which its answer is kept.
+    pub(crate) fn has_key(&self, name: &Arc<str>) {
+        self.reply_key.get_or_init(|| name.clone());
+    }
+
+    pub(crate) fn reply_key(&self) -> Option<&Arc<str>> {
+        self.reply_key.get()
     }
 
     pub(crate) fn vm(&self) -> Option<&VmId> {

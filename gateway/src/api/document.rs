@@ -13,6 +13,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use super::error::{Code, ProblemBody};
 use super::events::EventBody;
 use super::extract::NoQuery;
+use super::idempotency;
 
 /// What any call to a guest can run into.
 pub(super) const CALL_PROBLEMS: &[Code] = &[
@@ -143,6 +144,10 @@ fn complete(document: &mut Value) {
             "description": "The request's id, in the gateway's log too.",
             "schema": {"type": "string"}
         },
+        "IdempotencyReplayed": {
+            "description": "There if this is the answer to an earlier request with the same key.",
+            "schema": {"type": "string", "enum": ["true", "without-body"]}
+        },
         "RetryAfter": {
             "description": "Seconds until another try makes sense.",
             "schema": {"type": "integer"}
@@ -167,14 +172,51 @@ fn complete(document: &mut Value) {
     document["components"]["responses"] = problems.into();
 }
 
+/// Whether an operation takes an `Idempotency-Key`: every POST that changes a guest does.
+fn takes_key(method: &str, operation: &Value) -> bool {
+    let right = operation["x-qga-right"].as_str();
+    method == "post" && right.is_some_and(|right| right != "observe")
+}
+
+/// The paths on which a POST takes an `Idempotency-Key`.
+pub(super) fn keyed_paths(api: &utoipa::openapi::OpenApi) -> Vec<String> {
+    // As above: its serialization cannot fail.
+    let document = serde_json::to_value(api).unwrap_or_default();
+    let paths = document["paths"].as_object().into_iter().flatten();
+    let keyed = paths.filter(|(_, item)| takes_key("post", &item["post"]));
+    keyed.map(|(path, _)| path.clone()).collect()
+}
+
+const KEY_DESCRIPTION: &str = "\
+Makes it safe to send the request again: 1 to 255 visible characters, new for each thing to be done. \
+For 24 hours a repeat by the same caller on the same path gets the first answer, with \
+`idempotency-replayed: true`, also after a restart of the gateway; one that comes while the first is \
+in hand waits for it. Answers that say that nothing was sent are not kept. Of an answer larger than \
+64 KiB only the status is kept: `idempotency-replayed: without-body`.";
+
 fn complete_operation(method: &str, operation: &mut Value, problems: &mut Map<String, Value>) {
     let public = operation.get("security").is_some();
+    let keyed = takes_key(method, operation);
     let mut codes = vec!["bad_request", "forbidden", "internal_error", "not_acceptable"];
     if !public {
         codes.push("unauthenticated");
     }
     if matches!(method, "post" | "put" | "patch" | "delete") {
         codes.extend(["body_too_large", "request_timeout", "unsupported_media_type"]);
+    }
+    if keyed {
+        codes.extend(idempotency::PROBLEMS.iter().map(|code| code.as_str()));
+        let parameter = json!({
+            "name": idempotency::KEY.as_str(),
+            "in": "header",
+            "required": false,
+            "description": KEY_DESCRIPTION,
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255}
+        });
+        match operation["parameters"].as_array_mut() {
+            Some(parameters) => parameters.push(parameter),
+            None => operation["parameters"] = json!([parameter]),
+        }
     }
     let own = operation["x-qga-problems"].as_array().cloned().unwrap_or_default();
     codes.extend(own.iter().filter_map(Value::as_str));
@@ -187,6 +229,10 @@ fn complete_operation(method: &str, operation: &mut Value, problems: &mut Map<St
     operation["x-qga-problems"] = json!(codes);
     for response in operation["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
         response["headers"]["x-request-id"] = json!({"$ref": "#/components/headers/RequestId"});
+        if keyed {
+            response["headers"][idempotency::REPLAYED.as_str()] =
+                json!({"$ref": "#/components/headers/IdempotencyReplayed"});
+        }
     }
     for (status, codes) in by_status {
         let names: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
@@ -215,6 +261,7 @@ fn problem_response(codes: &[Code]) -> Value {
             Code::AgentUnavailable
             | Code::QueueFull
             | Code::TooManySubscribers
+            | Code::StateUnwritable
             | Code::ShuttingDown => {
                 headers["retry-after"] = json!({"$ref": "#/components/headers/RetryAfter"});
             }

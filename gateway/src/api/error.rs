@@ -49,6 +49,8 @@ pub enum Code {
     HoldLimit,
     /// The VM is paused.
     VmPaused,
+    /// What became of the first request under this `Idempotency-Key` is not known.
+    IdempotencyUnknown,
     /// `If-Match` names another lease than the active one.
     LeaseMismatch,
     /// The request's body is over the limit.
@@ -57,6 +59,8 @@ pub enum Code {
     UnsupportedMediaType,
     /// The guest agent refused or failed.
     AgentError,
+    /// The `Idempotency-Key` was used for another request.
+    IdempotencyMismatch,
     /// No filesystem was frozen, and the policy requires it.
     NothingToFreeze,
     /// Something named is no mount point of the guest.
@@ -89,7 +93,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -105,10 +109,12 @@ impl Code {
         Self::LeaseConflict,
         Self::HoldLimit,
         Self::VmPaused,
+        Self::IdempotencyUnknown,
         Self::LeaseMismatch,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::AgentError,
+        Self::IdempotencyMismatch,
         Self::NothingToFreeze,
         Self::NoSuchMountpoint,
         Self::FreezeIncomplete,
@@ -153,6 +159,12 @@ impl Code {
             Self::AlreadyFrozen => (S::CONFLICT, "already_frozen", "The VM is frozen already"),
             Self::LeaseConflict => (S::CONFLICT, "lease_conflict", "The lease does not allow it"),
             Self::VmPaused => (S::CONFLICT, "vm_paused", "The VM is paused"),
+            Self::IdempotencyUnknown => {
+                (S::CONFLICT, "idempotency_unknown", "What became of the first request is unknown")
+            }
+            Self::IdempotencyMismatch => {
+                (S::UNPROCESSABLE_ENTITY, "idempotency_mismatch", "The key is another request's")
+            }
             Self::LeaseMismatch => {
                 (S::PRECONDITION_FAILED, "lease_mismatch", "Another lease is active")
             }

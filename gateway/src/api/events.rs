@@ -56,19 +56,19 @@ mirror! {
         /// `reason`.
         #[serde(rename = "link.changed")]
         LinkChanged,
-        /// A lease holds its VM frozen.
+        /// A lease holds its VM frozen. `data`: `filesystems`, `guard` and `ttl_seconds`.
         #[serde(rename = "freeze.frozen")]
         FreezeFrozen,
-        /// A lease was renewed.
+        /// A lease was renewed. `data`: its `ttl_seconds` from now.
         #[serde(rename = "freeze.renewed")]
         FreezeRenewed,
         /// A lease's time is over; the gateway thaws.
         #[serde(rename = "freeze.expired")]
         FreezeExpired,
-        /// A lease ended thawed. `data`: the cause and the verdict.
+        /// A lease ended thawed. `data`: the `cause` and the `verdict`.
         #[serde(rename = "freeze.thawed")]
         FreezeThawed,
-        /// The VM of a lease is gone.
+        /// The VM of a lease is gone. `data`: whether it is `given_up`.
         #[serde(rename = "freeze.orphaned")]
         FreezeOrphaned,
         /// A VM is frozen, and not by this gateway.
@@ -77,7 +77,7 @@ mirror! {
         /// A freeze failed or its outcome is unknown; the gateway thaws.
         #[serde(rename = "freeze.rollback")]
         FreezeRollback,
-        /// A thaw failed; the gateway goes on trying.
+        /// A thaw failed; the gateway goes on trying. `data`: the `reason`.
         #[serde(rename = "freeze.thaw_failing")]
         FreezeThawFailing,
         /// A guest went down or to sleep as it was told. `data`: `operation`, `mode`, and the

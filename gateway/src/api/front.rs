@@ -17,6 +17,7 @@ use tower::ServiceExt;
 use super::access::{Access, accepts_answer, is_page, is_public, refuse_unauthenticated};
 use super::context::{REQUEST_ID, RequestContext, RequestIds};
 use super::error::{Code, Problem, ProblemNote};
+use super::idempotency::Keyed;
 use crate::principal::Principal;
 
 /// The most headers of a request.
@@ -41,11 +42,17 @@ pub enum Refusal {
 pub struct Front {
     router: Router,
     ids: Arc<RequestIds>,
+    keyed: Option<Keyed>,
 }
 
 impl Front {
     pub(crate) fn new(router: Router) -> Self {
-        Self { router, ids: Arc::new(RequestIds::new()) }
+        Self { router, ids: Arc::new(RequestIds::new()), keyed: None }
+    }
+
+    /// Keeps the answers to requests that carry an `Idempotency-Key`.
+    pub(super) fn keyed(self, keyed: Keyed) -> Self {
+        Self { keyed: Some(keyed), ..self }
     }
 
     /// Answers one request of a connection whose callers prove themselves by `access`.
@@ -60,7 +67,16 @@ impl Front {
         let context = Arc::new(RequestContext::new(id, principal));
         let log = LogLine::start(request.method(), request.uri().path(), &context);
         let mut response = match admitted {
-            Ok(_) => self.route(request, context.clone()).await,
+            Ok(Some(principal)) => match self.keyed.as_ref().filter(|k| k.takes(&request)) {
+                Some(keyed) => {
+                    // Boxed: few requests carry a key, and all others are not to make room for it.
+                    let request = request.map(Body::new);
+                    let answer = keyed.answer(self, request, context.clone(), &principal);
+                    Box::pin(answer).await
+                }
+                None => self.route(request, context.clone()).await,
+            },
+            Ok(None) => self.route(request, context.clone()).await,
             Err(problem) => problem.into_response(),
         };
         mark(&mut response, context.id.clone());
@@ -95,7 +111,11 @@ impl Front {
         response
     }
 
-    async fn route<B>(&self, mut request: Request<B>, context: Arc<RequestContext>) -> Response
+    pub(super) async fn route<B>(
+        &self,
+        mut request: Request<B>,
+        context: Arc<RequestContext>,
+    ) -> Response
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::Json as Answer;
-use axum::http::{HeaderName, StatusCode, header};
 use qga_proto::command::{
     Command, CommandInfo, FsfreezeStatus, GuestFsfreezeFreeze, GuestFsfreezeFreezeList,
     GuestFsfreezeStatus, GuestFsfreezeThaw, Right,
@@ -16,7 +15,7 @@ use super::document::{CALL_PROBLEMS, FREEZE_PROBLEMS, LEASE_PROBLEMS};
 use super::error::{Code, Problem, guest};
 use super::extract::{Json, NoBody, NoQuery, Path, Query};
 use super::freezes::{ForceQuery, RenewRequest};
-use super::lease::{IfMatch, LeaseBody, PolicyBody};
+use super::lease::{Created, IfMatch, LeaseBody, PolicyBody, created};
 use crate::config::Limits;
 use crate::vm::{FreezeRequest, Lease, LinkState, Order, Policy, ThawCause};
 
@@ -171,7 +170,7 @@ pub(super) async fn freeze_vm(
     Path(id): Path<String>,
     _: NoQuery,
     Json(body): Json<FreezeBody>,
-) -> Result<(StatusCode, [(HeaderName, String); 2], Answer<LeaseBody>), Problem> {
+) -> Result<Created, Problem> {
     let vm = caller.vm(&id, Right::Freeze)?;
     let request = body.checked(&caller.app().limits())?;
     let info = match &request.mountpoints {
@@ -180,13 +179,9 @@ pub(super) async fn freeze_vm(
     };
     caller.sends(info.name);
     let owner = caller.principal().clone();
-    let lease = caller.app().leases.freeze(&vm.handle, request, owner).await;
+    let lease = caller.leases().freeze(&vm.handle, request, owner).await;
     let lease = lease.map_err(|e| failed(&caller, &vm, info, e))?;
-    let headers = [
-        (header::LOCATION, format!("/freezes/{}", lease.id)),
-        (header::ETAG, format!("\"{}\"", lease.id)),
-    ];
-    Ok((StatusCode::CREATED, headers, Answer(lease.into())))
+    Ok(created(lease))
 }
 
 /// Renew a VM's freeze

@@ -114,7 +114,7 @@ pub(super) async fn freeze_vms(
         guest::freeze_failed(vm.id(), Some(vm), info, false, error)
     };
     let owner = caller.principal().clone();
-    let started = caller.app().leases.begin(vms, request, owner).map_err(failed)?;
+    let started = caller.leases().begin(vms, request, owner).map_err(failed)?;
     let (status, lease) = if prefers_async(&headers) {
         (StatusCode::ACCEPTED, started.begun().await.map_err(failed)?)
     } else {

@@ -2,7 +2,7 @@
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -246,6 +246,17 @@ impl From<Member> for MemberBody {
             guard: member.guard.into(),
         }
     }
+}
+
+/// The answer to a freeze.
+pub(super) type Created = (StatusCode, [(HeaderName, String); 2], axum::Json<LeaseBody>);
+
+pub(super) fn created(lease: Lease) -> Created {
+    let headers = [
+        (header::LOCATION, format!("/freezes/{}", lease.id)),
+        (header::ETAG, format!("\"{}\"", lease.id)),
+    ];
+    (StatusCode::CREATED, headers, axum::Json(lease.into()))
 }
 
 impl From<Lease> for LeaseBody {

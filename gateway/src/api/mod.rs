@@ -22,6 +22,7 @@ mod freezes;
 mod front;
 mod fsfreeze;
 mod groups;
+mod idempotency;
 mod lease;
 mod mirror;
 mod page;
@@ -47,6 +48,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::Limits;
+use crate::replies::Replies;
 use crate::vm::{Leases, Registry};
 
 pub use document::openapi_json;
@@ -60,6 +62,8 @@ pub struct State {
     pub registry: Registry,
     /// Their freeze leases.
     pub leases: Leases,
+    /// The first answers to requests that may be sent again.
+    pub replies: Replies,
     /// Cancelled once the gateway is stopping.
     pub stopping: CancellationToken,
 }
@@ -135,7 +139,12 @@ fn operations() -> OpenApiRouter<App> {
 
 /// The whole API on this state.
 pub fn front(state: State) -> Front {
-    let (router, _) = operations().split_for_parts();
+    let (router, api) = operations().split_for_parts();
+    let keyed = idempotency::Keyed::new(
+        state.replies.clone(),
+        state.leases.clone(),
+        document::keyed_paths(&api),
+    );
     let router: Router<App> = page::assets(router)
         .method_not_allowed_fallback(|method: Method| async move {
             error::Problem::new(
@@ -155,5 +164,5 @@ pub fn front(state: State) -> Front {
             )
             .into_response()
         });
-    Front::new(router.with_state(App(Arc::new(state))))
+    Front::new(router.with_state(App(Arc::new(state)))).keyed(keyed)
 }

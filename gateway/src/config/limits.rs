@@ -70,6 +70,8 @@ pub struct Limits {
     /// How long they stay readable.
     #[serde(rename = "ended_lease_seconds", deserialize_with = "fields::seconds")]
     pub ended_lease: Duration,
+    /// Requests with an `Idempotency-Key` whose answers are kept, for a day.
+    pub idempotency_keys: usize,
     /// How long a stop may take to thaw what is frozen.
     #[serde(rename = "shutdown_grace_seconds", deserialize_with = "fields::seconds")]
     pub shutdown_grace: Duration,
@@ -113,6 +115,7 @@ impl Default for Limits {
             orphan: seconds(3600),
             ended_leases: 10_000,
             ended_lease: seconds(7 * 86_400),
+            idempotency_keys: 10_000,
             shutdown_grace: seconds(30),
             events_kept: 10_000,
             events_kept_bytes: 4 << 20,

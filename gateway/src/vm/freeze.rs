@@ -13,6 +13,7 @@ mod keeper;
 mod leases;
 mod supervise;
 mod table;
+mod transitions;
 
 use std::time::Duration;
 

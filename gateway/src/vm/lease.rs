@@ -43,6 +43,9 @@ pub struct Lease {
     pub id: LeaseId,
     /// Who asked for it.
     pub owner: Principal,
+    /// The name of the answer that is kept to the request that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reply_key: Option<String>,
     /// The caller's own note.
     pub label: Option<String>,
     /// What happens when not everything of a VM freezes.
@@ -92,6 +95,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Whether it was asked for by the request whose answer is kept under that name.
+    pub(crate) fn is_under(&self, reply_key: &str) -> bool {
+        self.reply_key.as_deref() == Some(reply_key)
+    }
+
     /// Whether it is over: its guests need nothing any more.
     pub fn ended(&self) -> bool {
         self.ended_at.is_some()

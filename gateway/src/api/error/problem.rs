@@ -175,9 +175,20 @@ impl Problem {
 #[derive(Clone, Debug)]
 pub(crate) struct ProblemNote {
     pub(crate) code: Code,
+    outcome: Option<Outcome>,
     /// Absent where the caller is at fault: the text may quote the request, which can hold file
     /// contents, and is of use only to the caller.
     pub(crate) detail: Option<Cow<'static, str>>,
+}
+
+impl ProblemNote {
+    /// Whether it is certain that nothing reached a guest.
+    pub(crate) fn is_unsent(&self) -> bool {
+        match self.outcome {
+            Some(outcome) => outcome == Outcome::NotSent,
+            None => self.code.is_callers_fault(),
+        }
+    }
 }
 
 impl IntoResponse for Problem {
@@ -199,7 +210,11 @@ impl IntoResponse for Problem {
             );
         }
         let detail = (!body.code.is_callers_fault()).then_some(body.detail);
-        response.extensions_mut().insert(ProblemNote { code: body.code, detail });
+        response.extensions_mut().insert(ProblemNote {
+            code: body.code,
+            outcome: body.outcome,
+            detail,
+        });
         response
     }
 }

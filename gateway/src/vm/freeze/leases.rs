@@ -19,8 +19,10 @@ use crate::vm::lease::{self, Lease, LeaseId, LeaseState, Member, Order, Policy, 
 use crate::vm::registry::Registry;
 
 /// All leases, those that have ended included.
+///
+/// Those that are begun through it know under which key, if they were asked for under one.
 #[derive(Clone, Debug)]
-pub struct Leases(Arc<Table>);
+pub struct Leases(Arc<Table>, Option<Arc<str>>);
 
 /// A freeze under way.
 #[derive(Debug)]
@@ -82,7 +84,12 @@ impl Leases {
         let table = Arc::new(Table::new(registry, store));
         let records: Weak<dyn Records> = Arc::downgrade(&(table.clone() as Arc<dyn Records>));
         table.store.mirror(Kind::Lease, records);
-        Self(table)
+        Self(table, None)
+    }
+
+    /// The same leases, for a request whose answer is kept under that name.
+    pub(crate) fn under(&self, reply_key: Option<&Arc<str>>) -> Self {
+        Self(self.0.clone(), reply_key.cloned())
     }
 
     /// Freezes a VM under a new lease. Dropping the future does not stop it: the lease stays, and
@@ -168,6 +175,7 @@ impl Leases {
         Ok(Lease {
             id,
             owner,
+            reply_key: self.1.as_deref().map(str::to_owned),
             label: request.label,
             policy: request.policy,
             order: request.order,
@@ -288,8 +296,10 @@ impl Leases {
             }
         }
         let mut active = self.0.held.subscribe();
-        let done = |_: &usize| held.iter().all(|id| self.0.read(id, Lease::ended).unwrap_or(true));
-        let _ = timeout_at(until, active.wait_for(done)).await;
+        let done = || held.iter().all(|id| self.0.read(id, Lease::ended).unwrap_or(true));
+        // Not with `wait_for`: it asks under the channel's lock, which is taken under the table's.
+        let all = async { while !done() && active.changed().await.is_ok() {} };
+        let _ = timeout_at(until, all).await;
         let left = held.iter().filter_map(|id| self.get(id));
         let left: Vec<Lease> =
             left.filter(|lease| lease.members.iter().any(|member| !member.ended())).collect();

@@ -6,9 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
+use super::transitions::{MemberStanding, Standing};
 use super::{Control, FreezeError};
 use crate::store::{Key, Kind, Records, Store};
 use crate::vm::VmId;
+use crate::vm::events::Event;
 use crate::vm::handle::VmHandle;
 use crate::vm::lease::{self, Lease, LeaseId, LeaseState, Member};
 use crate::vm::registry::Registry;
@@ -132,17 +134,24 @@ impl Table {
         let rows = &mut *guard;
         let row = rows.leases.get_mut(id)?;
         let before = row.lease.ended();
+        let stood = Standing::of(&row.lease);
         let result = change(&mut row.lease);
+        for event in stood.events(&row.lease) {
+            self.tell(event);
+        }
         for member in row.lease.members.iter().filter(|member| member.ended()) {
             if rows.active.get(&member.vm) == Some(id) {
                 rows.active.remove(&member.vm);
             }
         }
-        if row.lease.ended() && !before {
+        let ends = row.lease.ended() && !before;
+        if ends {
             rows.ended.push_back(id.clone());
             self.forget_old(rows);
         }
-        self.held.send_if_modified(|held| std::mem::replace(held, rows.active.len()) != *held);
+        let count = rows.active.len();
+        // The end of a lease is waited for too, and comes behind those of its VMs.
+        self.held.send_if_modified(|held| std::mem::replace(held, count) != count || ends);
         Some(result)
     }
 
@@ -156,7 +165,11 @@ impl Table {
         let mut guard = self.rows();
         let rows = &mut *guard;
         let member = rows.leases.get_mut(id)?.lease.members.get_mut(index)?;
+        let stood = MemberStanding::of(member);
         let result = change(member);
+        if let Some(event) = stood.event(member) {
+            self.tell(event.lease(id));
+        }
         if member.ended() && rows.active.get(&member.vm) == Some(id) {
             rows.active.remove(&member.vm);
             self.held.send_replace(rows.active.len());
@@ -177,6 +190,11 @@ impl Table {
         self.held.send_replace(rows.active.len());
         drop(rows);
         self.note(id);
+    }
+
+    /// Tells those who follow the events.
+    pub(in crate::vm) fn tell(&self, event: Event) {
+        self.registry.events().publish(event);
     }
 
     /// The VM of that id, if the gateway knows one.

@@ -15,7 +15,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::looking::Seen;
 use super::{Guardian, Order, Orders, Told};
+use crate::printable::printable;
 use crate::vm::call::{CallError, CallOptions};
+use crate::vm::events::{Event, EventKind};
 use crate::vm::lease::{LeaseState, ThawCause};
 use crate::vm::link::LinkState;
 use crate::vm::verdict;
@@ -52,6 +54,8 @@ pub(super) struct Thawing {
     unanswered: bool,
     /// What has been counted so far.
     counted: u64,
+    /// That it fails was told.
+    failing: bool,
     /// The last one was overtaken by the sync behind it.
     overtaken: bool,
 }
@@ -88,6 +92,7 @@ impl Guardian {
             // The agent is there and has only missed the thaw: nobody needs to be told yet.
             let at_once = std::mem::take(&mut first) && self.thawing.overtaken;
             if !at_once {
+                self.tell_failing(&error);
                 self.tell(&error);
                 if cause == ThawCause::Forced && !error.outcome_unknown() && !self.thawing.sent {
                     // Its keeper takes it away.
@@ -129,6 +134,15 @@ impl Guardian {
         }
         for told in self.thawing.waiting.drain(..) {
             let _ = told.send(Ok(()));
+        }
+    }
+
+    /// An event for the first of many.
+    fn tell_failing(&mut self, error: &CallError) {
+        if !std::mem::replace(&mut self.thawing.failing, true) {
+            let event = Event::new(EventKind::FreezeThawFailing).vm(self.vm.id());
+            let reason = printable(&error.to_string());
+            self.table.tell(event.lease(&self.lease).with("reason", reason));
         }
     }
 

@@ -6,7 +6,7 @@ use qga_gateway::vm::{Event, EventKind, LinkState};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::agent::Agent;
+use super::agent::{Agent, Quirk};
 use super::client::Ask;
 use super::gateway::{BOUND, Gateway};
 
@@ -183,4 +183,47 @@ async fn a_client_that_reads_nothing_holds_nobody_up() {
         }
     }
     assert!(gaps > 0, "it was told that events are missing");
+}
+
+#[tokio::test]
+async fn a_lease_is_followed_from_its_freeze_to_its_end() {
+    let gateway = Gateway::start().await;
+    let ask = gateway.ask("GET", "/events?kind=freeze.*&vm=vm");
+    let mut stream = Stream::open(ask).await;
+    let path = "/vms/vm/fsfreeze";
+    let lease = gateway.ask("POST", path).send().await.expect(201);
+    gateway.ask("PATCH", path).json(&json!({"ttl_seconds": 90})).send().await.expect(200);
+    let thawed = gateway.ask("DELETE", path).send().await.expect(200);
+    for (kind, data) in [
+        ("freeze.frozen", json!({"filesystems": 3, "guard": "gateway", "ttl_seconds": 60})),
+        ("freeze.renewed", json!({"filesystems": 3, "ttl_seconds": 90})),
+        ("freeze.thawed", json!({"cause": "requested", "verdict": thawed["verdict"]})),
+    ] {
+        let event = stream.event().await;
+        assert_eq!((&event["kind"], &event["data"]), (&json!(kind), &data));
+        assert_eq!((&event["vm_id"], &event["lease_id"]), (&json!("vm"), &lease["id"]));
+    }
+    // Nobody thaws, and the guest refuses once.
+    let no = Quirk::Error(qga_proto::QgaError::generic("no"));
+    let turns = Quirk::Turns(vec![no.clone(), no, Quirk::Value(json!(3))]);
+    gateway.agent.clone().with("guest-fsfreeze-thaw", turns);
+    gateway.ask("POST", path).json(&json!({"ttl_seconds": 1})).send().await.expect(201);
+    for kind in ["freeze.frozen", "freeze.expired", "freeze.thaw_failing"] {
+        let event = stream.event().await;
+        assert_eq!(event["kind"], kind, "{event}");
+    }
+    gateway.agent.mend("guest-fsfreeze-thaw");
+    let event = stream.event().await;
+    assert_eq!(event["kind"], "freeze.thawed");
+    assert_eq!(event["data"]["cause"], "expired");
+}
+
+#[tokio::test]
+async fn a_freeze_that_fails_is_told_as_one_that_is_undone() {
+    let agent = Agent::default().with("guest-fsfreeze-freeze", Quirk::Never);
+    let gateway = Gateway::with(agent).await;
+    let mut stream = Stream::open(gateway.ask("GET", "/events?kind=freeze.rollback")).await;
+    let ask = gateway.ask("POST", "/vms/vm/fsfreeze").json(&json!({"freeze_timeout_seconds": 1}));
+    let problem = ask.send().await.problem(504, "agent_timeout");
+    assert_eq!(stream.event().await["lease_id"], problem["lease_id"]);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use qga_gateway::api::{self, State};
 use qga_gateway::config::Config;
+use qga_gateway::replies::Replies;
 use qga_gateway::server::{Tcp, Unix, serve};
 use qga_gateway::vm::{Leases, LinkState, Registry, VmHandle};
 use tempfile::TempDir;
@@ -79,6 +80,7 @@ impl Gateway {
         let front = api::front(State {
             registry: registry.clone(),
             leases: leases.clone(),
+            replies: Replies::new(&registry),
             stopping: stopping.clone(),
         });
         tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));

@@ -11,6 +11,7 @@ mod files;
 mod freeze;
 mod gateway;
 mod groups;
+mod idempotency;
 mod kept;
 mod list;
 mod old_agent;

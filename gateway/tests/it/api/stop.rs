@@ -48,6 +48,7 @@ async fn a_stopping_gateway_says_that_it_is_not_ready() {
     let front = api::front(State {
         registry: gateway.registry.clone(),
         leases: gateway.leases.clone(),
+        replies: qga_gateway::replies::Replies::new(&gateway.registry),
         stopping,
     });
     let request = hyper::Request::get("/readyz").header("host", "a").body(Body::empty()).unwrap();

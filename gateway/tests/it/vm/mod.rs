@@ -16,6 +16,7 @@ mod old_agent;
 pub(crate) mod qemu_ga;
 mod qmp;
 mod reload;
+mod repeats;
 mod restarts;
 mod thaws;
 

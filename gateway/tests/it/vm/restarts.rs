@@ -13,9 +13,9 @@ use super::leased::Named;
 use crate::api::client::{Answer, Ask, Target};
 
 /// The gateway as it is installed, with one VM, `a`.
-struct Gateway {
-    dir: TempDir,
-    child: Child,
+pub(super) struct Gateway {
+    pub(super) dir: TempDir,
+    pub(super) child: Child,
 }
 
 fn config(dir: &Path, more: &str) -> PathBuf {
@@ -36,7 +36,9 @@ fn vm(dir: &Path) -> String {
 
 fn spawn(dir: &Path) -> Child {
     let _ = std::fs::remove_file(dir.join("api.sock"));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qga-gateway"));
+    // A write beyond a limit on files is an error then, and does not end the process.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_qga-gateway")]);
     command.arg("--config").arg(dir.join("config.toml")).stdout(Stdio::null());
     let log = std::fs::File::options().create(true).append(true).open(dir.join("log"));
     command.stderr(log.expect("log")).spawn().expect("starts")
@@ -72,7 +74,7 @@ impl Gateway {
     }
 
     /// Until the VM's link is in that state.
-    async fn link(&self, state: &str) {
+    pub(super) async fn link(&self, state: &str) {
         let reached = async {
             loop {
                 let vm = self.ask("GET", "/vms/a", json!({})).await;
@@ -111,7 +113,7 @@ impl Gateway {
         }
     }
 
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         self.child.kill().expect("kill");
         self.child.wait().expect("wait");
     }
@@ -121,7 +123,7 @@ impl Gateway {
         self.serves().await;
     }
 
-    async fn restart(&mut self) {
+    pub(super) async fn restart(&mut self) {
         self.kill();
         self.start_again().await;
     }
@@ -142,7 +144,7 @@ fn ended(lease: &Value) -> bool {
     !lease["verdict"].is_null()
 }
 
-async fn pair(named: bool) -> (Gateway, Guest) {
+pub(super) async fn pair(named: bool) -> (Gateway, Guest) {
     let dir = tempdir().expect("tempdir");
     let guest = Guest::start(&dir.path().join("a"));
     if named {
@@ -317,7 +319,8 @@ async fn signalled(gateway: &mut Gateway, signal: rustix::process::Signal) {
             tokio::task::yield_now().await;
         }
     };
-    assert!(timeout(BOUND, ended).await.is_ok(), "does not stop");
+    let stopped = timeout(BOUND, ended).await.is_ok();
+    assert!(stopped, "does not stop at {signal:?}: {}", gateway.log());
 }
 
 #[tokio::test]

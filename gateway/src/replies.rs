@@ -1,0 +1,329 @@
+//! First answers, kept for requests that are sent again under the same `Idempotency-Key`.
+//!
+//! ```text
+//!   begin --> in hand --(on disk)--> go --> the guest --> finish --(on disk)--> done
+//!               |                     |
+//!               | dropped, or nothing | dropped, or the gateway died
+//!               | reached the guest   v
+//!               v                    lost: what became of it is not known
+//!              free
+//! ```
+//!
+//! Whoever comes while it is in hand waits for what becomes of it. The table knows nothing of HTTP
+//! but that an answer has a status, headers and a body.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::store::{Key, Kind, LoadError, Records, Store, Unwritable};
+use crate::vm::Registry;
+
+/// How long an answer is kept.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// The most that the bodies of all answers may take.
+const MAX_BYTES: usize = 32 << 20;
+
+/// Raised when a record can no longer be read by an older gateway.
+const VERSION: u32 = 1;
+
+/// All answers that are kept. Cheap to clone.
+#[derive(Clone)]
+pub struct Replies(Arc<Table>);
+
+/// An answer as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    /// None if it was too large to keep.
+    pub(crate) body: Option<String>,
+}
+
+/// What a request under a key meets.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// It is the first, and on disk as such.
+    First(InHand),
+    /// It was answered before.
+    Done(Reply),
+    /// It was begun by a gateway that died meanwhile.
+    Lost,
+    /// The key stands for another request.
+    Other,
+}
+
+/// Why a request under a key cannot be begun. Nothing was sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BeginError {
+    #[error(transparent)]
+    Unwritable(#[from] Unwritable),
+    #[error("{max} requests with keys are in hand")]
+    Full { max: usize },
+}
+
+struct Table {
+    registry: Registry,
+    store: Store,
+    rows: Mutex<Rows>,
+}
+
+#[derive(Default)]
+struct Rows {
+    by_name: HashMap<Arc<str>, Row>,
+    /// From the oldest on.
+    by_age: BTreeMap<u64, Arc<str>>,
+    next: u64,
+    bytes: usize,
+}
+
+struct Row {
+    age: u64,
+    /// When it came, in seconds since 1970.
+    at: u64,
+    fingerprint: String,
+    reply: Option<Reply>,
+    /// Closed when it is out of hand.
+    in_hand: Option<watch::Receiver<()>>,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    version: u32,
+    at: u64,
+    fingerprint: &'a str,
+    reply: Option<&'a Reply>,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    version: u32,
+    at: u64,
+    fingerprint: String,
+    reply: Option<Reply>,
+}
+
+impl Replies {
+    /// An empty table, which forgets everything with the process.
+    pub fn new(registry: &Registry) -> Self {
+        Self::over(registry, Store::in_memory(), Rows::default())
+    }
+
+    /// The answers that the store holds.
+    ///
+    /// # Errors
+    /// A record cannot be read.
+    pub fn load(registry: &Registry, store: Store) -> Result<Self, LoadError> {
+        let mut found = Vec::new();
+        for (name, record) in store.take(Kind::Reply) {
+            let read: Read = serde_json::from_slice(&record)
+                .map_err(|error| store.damaged(&format!("reply {name}: {error}")))?;
+            if read.version > VERSION {
+                let why = format!("reply {name}: version {}, run the later release", read.version);
+                return Err(store.damaged(&why));
+            }
+            found.push((name, read));
+        }
+        found.sort_by_key(|(_, read)| read.at);
+        let mut rows = Rows::default();
+        for (name, Read { at, fingerprint, reply, .. }) in found {
+            rows.enter(name.into(), Row { age: 0, at, fingerprint, reply, in_hand: None });
+        }
+        Ok(Self::over(registry, store, rows))
+    }
+
+    fn over(registry: &Registry, store: Store, rows: Rows) -> Self {
+        let table = Arc::new(Table { registry: registry.clone(), store, rows: Mutex::new(rows) });
+        let records: Weak<dyn Records> = Arc::downgrade(&(table.clone() as Arc<dyn Records>));
+        table.store.mirror(Kind::Reply, records);
+        Self(table)
+    }
+
+    /// Begins a request, or waits for the one that is in hand under the same name. Cancelling it
+    /// changes nothing.
+    pub(crate) async fn begin(&self, name: &str, fingerprint: &str) -> Result<Begun, BeginError> {
+        loop {
+            let mut in_hand = match self.0.meet(name, fingerprint)? {
+                Met::First(in_hand) => {
+                    self.0.store.sync([key(&in_hand.name)]).await?;
+                    return Ok(Begun::First(in_hand));
+                }
+                Met::InHand(in_hand) => in_hand,
+                Met::Settled(begun) => return Ok(begun),
+            };
+            // Nothing is ever sent: it ends when the sender goes.
+            while in_hand.changed().await.is_ok() {}
+        }
+    }
+}
+
+enum Met {
+    First(InHand),
+    InHand(watch::Receiver<()>),
+    Settled(Begun),
+}
+
+impl Table {
+    fn meet(self: &Arc<Self>, name: &str, fingerprint: &str) -> Result<Met, BeginError> {
+        let mut rows = self.rows();
+        self.forget_old(&mut rows, 0);
+        if let Some(row) = rows.by_name.get(name) {
+            return Ok(match (&row.in_hand, &row.reply) {
+                _ if row.fingerprint != fingerprint => Met::Settled(Begun::Other),
+                (Some(in_hand), _) => Met::InHand(in_hand.clone()),
+                (None, Some(reply)) => Met::Settled(Begun::Done(reply.clone())),
+                (None, None) => Met::Settled(Begun::Lost),
+            });
+        }
+        let max = self.registry.limits().idempotency_keys;
+        self.forget_old(&mut rows, 1);
+        if rows.by_name.len() >= max {
+            return Err(BeginError::Full { max });
+        }
+        let name: Arc<str> = name.into();
+        let (done, in_hand) = watch::channel(());
+        let fingerprint = fingerprint.to_owned();
+        let in_hand = Some(in_hand);
+        rows.enter(name.clone(), Row { age: 0, at: now(), fingerprint, reply: None, in_hand });
+        Ok(Met::First(InHand { table: self.clone(), name, went: false, _done: done }))
+    }
+
+    /// Makes room for `more`. What is in hand stays.
+    fn forget_old(&self, rows: &mut Rows, more: usize) {
+        let max = self.registry.limits().idempotency_keys;
+        let now = now();
+        while let Some((row, name)) = rows.oldest_settled() {
+            // A clock that was set back makes nothing old.
+            let old = now.saturating_sub(row.at) >= KEPT.as_secs();
+            if !old && rows.by_name.len() + more <= max && rows.bytes <= MAX_BYTES {
+                return;
+            }
+            rows.remove(&name);
+            self.store.note(key(&name));
+        }
+    }
+
+    /// Nothing panics under this lock.
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rows {
+    fn enter(&mut self, name: Arc<str>, mut row: Row) {
+        row.age = self.next;
+        self.next += 1;
+        self.bytes += row.size();
+        self.by_age.insert(row.age, name.clone());
+        self.by_name.insert(name, row);
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(row) = self.by_name.remove(name) {
+            self.by_age.remove(&row.age);
+            self.bytes -= row.size();
+        }
+    }
+
+    fn oldest_settled(&self) -> Option<(&Row, Arc<str>)> {
+        let mut rows =
+            self.by_age.values().filter_map(|name| Some((self.by_name.get(name)?, name)));
+        rows.find(|(row, _)| row.in_hand.is_none()).map(|(row, name)| (row, name.clone()))
+    }
+}
+
+impl Row {
+    fn size(&self) -> usize {
+        self.reply.as_ref().and_then(|reply| reply.body.as_ref()).map_or(0, String::len)
+    }
+}
+
+impl Records for Table {
+    fn record(&self, name: &str) -> Option<Vec<u8>> {
+        let rows = self.rows();
+        let row = rows.by_name.get(name)?;
+        let (fingerprint, reply) = (&*row.fingerprint, row.reply.as_ref());
+        let written = Written { version: VERSION, at: row.at, fingerprint, reply };
+        // Strings and numbers: their serialization cannot fail.
+        Some(serde_json::to_vec(&written).unwrap_or_default())
+    }
+}
+
+/// A request that was begun. Dropped before [`go`](Self::go) it frees its key; dropped afterwards,
+/// nobody knows what became of it.
+pub(crate) struct InHand {
+    table: Arc<Table>,
+    name: Arc<str>,
+    went: bool,
+    _done: watch::Sender<()>,
+}
+
+impl InHand {
+    /// The key's name in the table.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// From now on the guest may have heard of it.
+    pub(crate) fn go(&mut self) {
+        self.went = true;
+    }
+
+    /// Nothing reached the guest: the key is as if it had never been used.
+    pub(crate) fn free(mut self) {
+        self.went = false;
+    }
+
+    /// Keeps the answer, and waits until it is on disk.
+    pub(crate) async fn finish(self, reply: Reply) -> Result<(), Unwritable> {
+        {
+            let mut rows = self.table.rows();
+            if let Some(row) = rows.by_name.get_mut(&self.name) {
+                row.reply = Some(reply);
+                let size = row.size();
+                rows.bytes += size;
+            }
+        }
+        self.table.store.sync([key(&self.name)]).await
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        let mut rows = self.table.rows();
+        if self.went {
+            if let Some(row) = rows.by_name.get_mut(&self.name) {
+                row.in_hand = None;
+            }
+        } else {
+            rows.remove(&self.name);
+            drop(rows);
+            self.table.store.note(key(&self.name));
+        }
+    }
+}
+
+fn key(name: &Arc<str>) -> Key {
+    Key { kind: Kind::Reply, name: name.clone() }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+impl fmt::Debug for Replies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replies").field("kept", &self.0.rows().by_name.len()).finish()
+    }
+}
+
+impl fmt::Debug for InHand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("InHand").field(&self.name).finish()
+    }
+}

@@ -1,0 +1,77 @@
+//! Requests with an `Idempotency-Key`, by a gateway that dies or whose disk is full.
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::json;
+
+use super::fake::Act;
+use super::restarts::{Gateway, pair};
+use crate::api::client::{Answer, Ask, Target};
+
+async fn post(gateway: &Gateway, path: &str, key: &str) -> Answer {
+    let target = Target::Unix(gateway.dir.path().join("api.sock"));
+    Ask::new(target, "POST", path).header("idempotency-key", key).json(&json!({})).send().await
+}
+
+#[tokio::test]
+async fn the_first_answer_outlives_a_killed_gateway() {
+    let (mut gateway, guest) = pair(false).await;
+    gateway.link("ready").await;
+    let first = post(&gateway, "/vms/a/fsfreeze", "k").await;
+    let lease = first.expect(201);
+    gateway.restart().await;
+    let again = post(&gateway, "/vms/a/fsfreeze", "k").await;
+    assert_eq!(again.expect(201), lease);
+    assert_eq!(again.header("idempotency-replayed"), "true");
+    assert_eq!(again.header("location"), first.header("location"));
+    assert!(guest.truth().frozen);
+}
+
+#[tokio::test]
+async fn what_was_in_hand_at_a_crash_is_not_sent_again() {
+    for (path, held) in
+        [("/vms/a/fsfreeze", "guest-fsfreeze-freeze"), ("/vms/a/fstrim", "guest-fstrim")]
+    {
+        let (mut gateway, guest) = pair(false).await;
+        gateway.link("ready").await;
+        let (sent, mut seen) = tokio::sync::mpsc::channel(8);
+        guest.rule(move |name| {
+            if name != held {
+                return Act::Normal;
+            }
+            let _ = sent.try_send(());
+            Act::Lose
+        });
+        tokio::select! {
+            answer = post(&gateway, path, "k") => panic!("{answer:?}"),
+            _ = seen.recv() => {}
+        }
+        gateway.restart().await;
+        let problem = post(&gateway, path, "k").await.problem(409, "idempotency_unknown");
+        assert_eq!(problem["outcome"], "unknown");
+        assert_eq!(problem["lease_id"].is_string(), path.ends_with("fsfreeze"), "{problem}");
+        assert!(seen.try_recv().is_err(), "once");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_while_the_disk_takes_nothing() {
+    let (gateway, guest) = pair(false).await;
+    gateway.link("ready").await;
+    let (sent, mut seen) = tokio::sync::mpsc::channel(8);
+    guest.rule(move |name| {
+        if name == "guest-fstrim" {
+            let _ = sent.try_send(());
+        }
+        Act::Normal
+    });
+    let pid = Pid::from_child(&gateway.child);
+    let limit = |most| Rlimit { current: most, maximum: None };
+    prlimit(Some(pid), Resource::Fsize, limit(Some(0))).expect("limits");
+    for path in ["/vms/a/fsfreeze", "/vms/a/fstrim"] {
+        let problem = post(&gateway, path, "k").await.problem(503, "state_unwritable");
+        assert_eq!(problem["outcome"], "not_sent");
+    }
+    assert!(!guest.truth().frozen && seen.try_recv().is_err());
+    prlimit(Some(pid), Resource::Fsize, limit(None)).expect("limits");
+    post(&gateway, "/vms/a/fsfreeze", "k").await.expect(201);
+}
