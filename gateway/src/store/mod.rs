@@ -1,7 +1,7 @@
 //! What outlives the process: freeze leases, and the first answers to repeated requests.
 //!
 //! The tables in memory are the truth, and this keeps a copy of them on disk. Whoever changes a
-//! record says so ([`Store::note`], [`Store::sync`]); a thread of its own asks the table how the
+//! record says so (`Store::note`, `Store::sync`); a thread of its own asks the table how the
 //! record reads *now* and writes all that have changed in one transaction, with one fsync. So a
 //! thousand changes that wait at once cost one write, and a record that changes ten times in a
 //! moment is written once.

@@ -16,6 +16,10 @@ pub struct CallOptions {
     pub timeout: Duration,
     /// Longest reply line in bytes.
     pub reply_cap: usize,
+    /// Sent only while the link's count of disruptions is still this one: what was found out about
+    /// the guest then must hold when the command leaves, and behind a broken connection another VM
+    /// may listen. `None`: whenever it can be sent.
+    pub unless_disrupted: Option<u64>,
 }
 
 impl CallOptions {
@@ -40,7 +44,7 @@ impl CallOptions {
             name if name.starts_with("guest-file-") => (timeouts.file, 64 << 10),
             _ => (timeouts.other, 16 << 20),
         };
-        Self { timeout, reply_cap: reply_cap.min(most) }
+        Self { timeout, reply_cap: reply_cap.min(most), unless_disrupted: None }
     }
 }
 

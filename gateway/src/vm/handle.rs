@@ -198,9 +198,10 @@ impl VmHandle {
         arguments: String,
         options: CallOptions,
     ) -> Result<Option<ReplyText>, CallError> {
-        let CallOptions { timeout, reply_cap } = options;
+        let CallOptions { timeout, reply_cap, unless_disrupted } = options;
         let change = outdates(info).then(|| Change::begin(self));
-        let answer = self.submit(Work::Call { info, arguments, reply_cap }, timeout).await;
+        let answer =
+            self.submit(Work::Call { info, arguments, reply_cap }, timeout, unless_disrupted).await;
         drop(change);
         answer
     }
@@ -225,14 +226,15 @@ impl VmHandle {
 
     /// Completes a sync, and nothing else, once all before it has been answered.
     pub async fn resync(&self, timeout: Duration) -> Result<(), CallError> {
-        self.submit(Work::Resync, timeout).await.map(drop)
+        self.submit(Work::Resync, timeout, None).await.map(drop)
     }
 
-    async fn submit(&self, work: Work, timeout: Duration) -> Answer {
+    async fn submit(&self, work: Work, timeout: Duration, unless_disrupted: Option<u64>) -> Answer {
         let (reply, answer) = oneshot::channel();
         let submitted = Instant::now();
         let priority = work.priority();
-        let pending = Pending { work, submitted, deadline: submitted + timeout, reply };
+        let deadline = submitted + timeout;
+        let pending = Pending { work, submitted, deadline, unless_disrupted, reply };
         if self.0.is_closed() || self.0.link.is_paused() {
             return Err(CallError::Unavailable { link: self.link() });
         }
@@ -263,7 +265,7 @@ impl VmHandle {
     /// How often the link has broken or gone silent, the guest was reset, or another process was
     /// found behind the socket.
     pub fn disruptions(&self) -> u64 {
-        self.0.disruptions.load(Ordering::Relaxed)
+        self.0.disruptions()
     }
 
     /// What the last disruption was, as a sentence.
@@ -478,6 +480,10 @@ impl Vm {
             tracing::info!(vm.id = %self.id, "{}: {now} has taken the place of {before}", self.id);
             self.upset(EventKind::VmReplaced, "another process is behind the VM's socket");
         }
+    }
+
+    pub(crate) fn disruptions(&self) -> u64 {
+        self.disruptions.load(Ordering::Relaxed)
     }
 
     pub(crate) fn disrupted(&self, what: impl Into<Cow<'static, str>>) {

@@ -14,6 +14,8 @@ pub(crate) struct Pending {
     pub(crate) work: Work,
     pub(crate) submitted: Instant,
     pub(crate) deadline: Instant,
+    /// As in [`CallOptions`](super::call::CallOptions).
+    pub(crate) unless_disrupted: Option<u64>,
     pub(crate) reply: oneshot::Sender<Answer>,
 }
 

@@ -131,7 +131,8 @@ impl VmHandle {
                 return Ok("its link broke".into());
             }
             // Nothing tells of a guest that restarts behind an open socket but its silence.
-            let options = CallOptions { timeout: PATIENCE, reply_cap: 4 << 10 };
+            let options =
+                CallOptions { timeout: PATIENCE, reply_cap: 4 << 10, unless_disrupted: None };
             if let Err(CallError::TimedOut { sent: true, .. }) =
                 self.call(GuestPing {}, options).await
             {

@@ -295,6 +295,11 @@ impl<'a> Session<'a> {
                 pending.timed_out(false);
                 continue;
             }
+            if pending.unless_disrupted.is_some_and(|count| count != self.vm.disruptions()) {
+                let link = self.vm.link.status();
+                pending.answer(Err(CallError::Unavailable { link }));
+                continue;
+            }
             match &pending.work {
                 Work::Resync => {
                     self.resyncs.push(*pending);

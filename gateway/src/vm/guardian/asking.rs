@@ -18,6 +18,8 @@ struct Found {
     /// The agent has our freeze commands.
     leased: bool,
     windows: bool,
+    /// The link's disruptions when the guest began to be asked.
+    disruptions: u64,
     /// What is named and no mount point.
     unknown: Vec<String>,
 }
@@ -38,7 +40,7 @@ impl Guardian {
         };
         self.facts.leased = found.leased;
         self.facts.max_hold = found.windows.then_some(VSS_HOLDS);
-        self.disruptions = self.vm.disruptions();
+        self.disruptions = found.disruptions;
         self.seen = Some(self.disruptions);
         let qemu = self.vm.incarnation();
         self.change(|member| {
@@ -77,6 +79,7 @@ impl Guardian {
         let sync = self.vm.options(&GuestSyncDelimited::INFO).timeout;
         let synced = self.vm.resync(sync).await;
         synced.map_err(|error| not_begun(&GuestSyncDelimited::INFO, error))?;
+        let disruptions = self.vm.disruptions();
         match self.status().await {
             Ok(FsfreezeStatus::Thawed) => {}
             Ok(FsfreezeStatus::Frozen | FsfreezeStatus::Error) => {
@@ -92,7 +95,7 @@ impl Guardian {
         if !unknown.is_empty() && self.plan.policy == Policy::Required {
             return Err(FreezeError::NoMountPoint { names: unknown });
         }
-        Ok(Found { leased, windows, unknown })
+        Ok(Found { leased, windows, disruptions, unknown })
     }
 
     /// Which of these are no mount points. None, where the agent cannot tell: then the count does.

@@ -44,6 +44,7 @@ impl Guardian {
             self.facts.leased.then(|| self.guest_deadline()),
             self.plan.mountpoints.clone(),
             until,
+            self.disruptions,
         );
         let mut sending = Box::pin(sending);
         let answer = loop {
@@ -226,9 +227,12 @@ async fn send(
     deadline: Option<Duration>,
     mountpoints: Option<Vec<String>>,
     until: BootTime,
+    disruptions: u64,
 ) -> (bool, Result<Answer, CallError>) {
     let options = vm.options(&GuestFsfreezeFreeze::INFO);
-    let options = || CallOptions { timeout: until.remaining(), ..options };
+    // It is for the guest that was asked.
+    let unless_disrupted = Some(disruptions);
+    let options = || CallOptions { timeout: until.remaining(), unless_disrupted, ..options };
     if let Some(deadline) = deadline {
         let deadline_ms = Some(i64::try_from(deadline.as_millis()).unwrap_or(i64::MAX));
         let freeze = XFsfreezeFreeze { lease, deadline_ms, mountpoints: mountpoints.clone() };

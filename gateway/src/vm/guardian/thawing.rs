@@ -197,7 +197,7 @@ impl Guardian {
         {
             return Ok(Done::NotOurs(format!("{why}: its freeze, if any, is not this lease's")));
         }
-        let answer = match self.send_thaw(leased, orders).await {
+        let answer = match self.send_thaw(leased, cause, orders).await {
             Ok(answer) => answer,
             Err(CallError::Unsupported) if leased => {
                 // Another agent has the guest now, and the marker that ours has left.
@@ -244,8 +244,16 @@ impl Guardian {
 
     /// Sends a thaw, and waits until it is answered or a sync behind it has shown that it never
     /// will be.
-    async fn send_thaw(&mut self, leased: bool, orders: &mut Orders) -> Result<Answer, CallError> {
+    async fn send_thaw(
+        &mut self,
+        leased: bool,
+        cause: ThawCause,
+        orders: &mut Orders,
+    ) -> Result<Answer, CallError> {
+        // What is forced is meant for whatever is there.
+        let unless_disrupted = self.seen.filter(|_| cause != ThawCause::Forced);
         let options = self.vm.options(&GuestFsfreezeThaw::INFO);
+        let options = CallOptions { unless_disrupted, ..options };
         let patience = self.vm.settings().limits().sync;
         let vm = self.vm.clone();
         let lease = self.lease.as_str().to_owned();

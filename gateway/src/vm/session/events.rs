@@ -95,7 +95,7 @@ impl Session<'_> {
         if !self.client.can_send(info) {
             return false;
         }
-        let CallOptions { timeout, reply_cap } = self.vm.options(info);
+        let CallOptions { timeout, reply_cap, .. } = self.vm.options(info);
         let call = Call {
             name: info.name.into(),
             arguments: "{}".into(),

@@ -238,7 +238,7 @@ async fn a_reply_over_its_cap_is_refused_and_one_within_passes() {
         _ => Act::Normal,
     });
     let file_read = || GuestFileRead { handle: 1, count: None };
-    let roomy = CallOptions { reply_cap: 1 << 20, timeout: BOUND };
+    let roomy = CallOptions { reply_cap: 1 << 20, timeout: BOUND, ..quick() };
     let whole = pair.vm.call(file_read(), roomy).await.expect("fits");
     assert_eq!(whole.count, 90_000);
     let error = pair.vm.call(file_read(), quick()).await.expect_err("too long");

@@ -108,5 +108,5 @@ async fn recovers(vm: &VmHandle) {
 }
 
 fn quick() -> CallOptions {
-    CallOptions { timeout: Duration::from_millis(300), reply_cap: 64 << 10 }
+    CallOptions { timeout: Duration::from_millis(300), reply_cap: 64 << 10, unless_disrupted: None }
 }
