@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use super::capabilities::Interner;
 use super::events::Events;
 use super::power::PowerWatches;
+use super::processes::Processes;
 use super::reads::Reads;
 use crate::config::{Config, Limits, Timeouts};
 
@@ -19,6 +20,7 @@ pub(crate) struct Settings {
     pub(crate) events: Events,
     pub(crate) power: PowerWatches,
     pub(crate) reads: Reads,
+    pub(crate) processes: Processes,
     /// Wakes the discovery: a VM that was kept for its lease may go.
     pub(crate) unpinned: Notify,
 }
@@ -32,6 +34,7 @@ impl Settings {
             events: Events::new(&config.limits),
             power: PowerWatches::default(),
             reads: Reads::default(),
+            processes: Processes::default(),
             unpinned: Notify::new(),
         })
     }

@@ -73,6 +73,10 @@ pub(crate) struct ProblemBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     lease_id: Option<String>,
+    /// The member of the request that the guest's agent cannot do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    member: Option<&'static str>,
     #[serde(skip)]
     retry_after: Option<u32>,
 }
@@ -98,6 +102,7 @@ impl Problem {
             outcome: None,
             link: None,
             lease_id: None,
+            member: None,
             retry_after: None,
         }))
     }
@@ -156,6 +161,11 @@ impl Problem {
 
     pub(crate) fn lease(mut self, id: impl std::fmt::Display) -> Self {
         self.0.lease_id = Some(id.to_string());
+        self
+    }
+
+    pub(crate) fn member(mut self, name: &'static str) -> Self {
+        self.0.member = Some(name);
         self
     }
 
