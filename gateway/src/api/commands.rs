@@ -18,9 +18,14 @@ use crate::vm::foreign;
 pub(super) const MAX_COMMAND_BODY: usize = 68 << 20;
 
 /// The name in the path; a struct, so that what is wrong is told by its name.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
 pub(super) struct CommandPath {
+    /// The VM.
+    #[param(example = "web-1")]
     id: String,
+    /// The command.
+    #[param(example = "guest-file-open")]
     name: String,
 }
 
@@ -55,11 +60,7 @@ pub(super) struct CommandBody {
     post,
     path = "/vms/{id}/commands/{name}",
     tag = "guest",
-    params(
-        ("id" = String, Path, description = "The VM.", example = "web-1"),
-        ("name" = String, Path, description = "The command.", example = "guest-file-open"),
-        CallTimeout,
-    ),
+    params(CommandPath, CallTimeout),
     request_body = CommandRequest,
     responses((status = 200, description = "The agent's answer.", body = CommandBody)),
     extensions(
