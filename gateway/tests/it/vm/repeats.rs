@@ -33,14 +33,7 @@ async fn what_was_in_hand_at_a_crash_is_not_sent_again() {
     {
         let (mut gateway, guest) = pair(false).await;
         gateway.link("ready").await;
-        let (sent, mut seen) = tokio::sync::mpsc::channel(8);
-        guest.rule(move |name| {
-            if name != held {
-                return Act::Normal;
-            }
-            let _ = sent.try_send(());
-            Act::Lose
-        });
+        let mut seen = guest.loses(held);
         tokio::select! {
             answer = post(&gateway, path, "k") => panic!("{answer:?}"),
             _ = seen.recv() => {}
