@@ -147,9 +147,17 @@ pub(crate) fn is_page(path: &str) -> bool {
     path.strip_prefix("/docs").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether the `Accept` headers let the gateway answer in JSON, or on `/events` in events.
+/// Whether the `Accept` headers let the gateway answer in JSON, or where there are streams, in what
+/// those come in.
 pub(crate) fn accepts_answer(path: &str, headers: &HeaderMap) -> bool {
-    accepts(headers, if path == "/events" { &["text/event-stream", "text/*"] } else { &[] })
+    let more: &[_] = match path {
+        "/events" => &["text/event-stream", "text/*"],
+        path if path.ends_with("/output") => {
+            &["text/event-stream", "text/*", "application/octet-stream"]
+        }
+        _ => &[],
+    };
+    accepts(headers, more)
 }
 
 fn accepts(headers: &HeaderMap, more: &[&str]) -> bool {

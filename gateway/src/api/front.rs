@@ -19,6 +19,7 @@ use super::caller::unauthenticated;
 use super::context::{REQUEST_ID, RequestContext, RequestIds};
 use super::error::{Code, Problem, ProblemNote};
 use super::idempotency::Keyed;
+use super::tickets::{self, Tickets};
 use crate::principal::Principal;
 
 /// The most headers of a request.
@@ -44,11 +45,12 @@ pub struct Front {
     router: Router,
     ids: Arc<RequestIds>,
     keyed: Option<Keyed>,
+    tickets: Option<Tickets>,
 }
 
 impl Front {
     pub(crate) fn new(router: Router) -> Self {
-        Self { router, ids: Arc::new(RequestIds::new()), keyed: None }
+        Self { router, ids: Arc::new(RequestIds::new()), keyed: None, tickets: None }
     }
 
     /// Keeps the answers to requests that carry an `Idempotency-Key`.
@@ -56,14 +58,23 @@ impl Front {
         Self { keyed: Some(keyed), ..self }
     }
 
+    /// Takes tickets in place of other credentials.
+    pub(super) fn with_tickets(self, tickets: Tickets) -> Self {
+        Self { tickets: Some(tickets), ..self }
+    }
+
     /// Answers one request of a connection whose callers prove themselves by `access`.
-    pub async fn handle<B>(&self, access: &Access, request: Request<B>) -> Response
+    pub async fn handle<B>(&self, access: &Access, mut request: Request<B>) -> Response
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
         let id = self.ids.assign(request.headers());
-        let admitted = admit(access, &request);
+        let ticket = self.tickets.as_ref().and_then(|tickets| {
+            let ticket = tickets::take(&mut request)?;
+            Some(tickets.redeem(&ticket, request.method(), request.uri()))
+        });
+        let admitted = admit(access, &request, ticket);
         let proof = admitted.as_ref().ok().cloned().flatten();
         let context = Arc::new(RequestContext::new(id, proof));
         let log = LogLine::start(request.method(), request.uri().path(), &context);
@@ -150,10 +161,14 @@ fn mark(response: &mut Response, id: HeaderValue) {
 
 /// Who asks, if the request may be answered. Denied by default: only the public operations pass
 /// without a principal, unknown paths do not.
-fn admit<B>(access: &Access, request: &Request<B>) -> Result<Option<Proof>, Problem> {
+fn admit<B>(
+    access: &Access,
+    request: &Request<B>,
+    ticket: Option<Result<Proof, Problem>>,
+) -> Result<Option<Proof>, Problem> {
     let (headers, path) = (request.headers(), request.uri().path());
     access.check_host(request.version(), request.uri(), headers)?;
-    let proof = match access.prove(headers) {
+    let proof = match ticket.map_or_else(|| access.prove(headers), |proof| proof.map(Some)) {
         Ok(None) if !is_public(path) => return Err(unauthenticated()),
         Err(_) if is_public(path) => None,
         proof => proof?,

@@ -31,10 +31,12 @@ mod page_of_freezes;
 mod page_of_vms;
 mod power;
 mod preview;
+mod processes;
 mod reads;
 mod service;
 mod settings;
 mod strict;
+mod tickets;
 mod time;
 mod vms;
 mod wait;
@@ -77,13 +79,22 @@ pub struct State {
 
 /// A cheap clone of the one [`State`].
 #[derive(Clone)]
-pub(crate) struct App(Arc<State>);
+pub(crate) struct App {
+    state: Arc<State>,
+    tickets: tickets::Tickets,
+}
 
 impl Deref for App {
     type Target = State;
 
     fn deref(&self) -> &State {
-        &self.0
+        &self.state
+    }
+}
+
+impl App {
+    fn tickets(&self) -> &tickets::Tickets {
+        &self.tickets
     }
 }
 
@@ -136,6 +147,13 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(file_handles::write_file))
         .routes(routes!(file_handles::seek_file))
         .routes(routes!(file_handles::flush_file))
+        .routes(routes!(processes::list_processes, processes::start_process))
+        .routes(routes!(processes::show_process, processes::delete_process))
+        .routes(routes!(processes::read_output))
+        .routes(routes!(processes::write_stdin))
+        .routes(routes!(processes::signal_process))
+        .routes(routes!(processes::attach_process))
+        .routes(routes!(tickets::make_ticket))
         .routes(routes!(events::follow_events))
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))
@@ -171,5 +189,7 @@ pub fn front(state: State) -> Front {
             )
             .into_response()
         });
-    Front::new(router.with_state(App(Arc::new(state)))).keyed(keyed)
+    let tickets = tickets::Tickets::new(state.authority.clone());
+    let app = App { state: Arc::new(state), tickets: tickets.clone() };
+    Front::new(router.with_state(app)).keyed(keyed).with_tickets(tickets)
 }

@@ -72,10 +72,22 @@ impl VmHandle {
     }
 }
 
-impl InputWriter<'_> {
+impl<'a> InputWriter<'a> {
     /// Bytes that the guest has taken, from the very first.
     pub fn taken(&self) -> u64 {
         self.process.input_state().map_or(self.offset, |input| input.taken)
+    }
+
+    /// Returns once somebody else has taken the input over.
+    pub fn replaced(&self) -> impl Future<Output = ()> + Send + use<'a> {
+        let (process, id) = (self.process, self.id);
+        async move {
+            let mut news = process.news();
+            while process.is_writer(id) {
+                // Its sender lives with the process.
+                let _ = news.changed().await;
+            }
+        }
     }
 
     /// Writes all of it, as fast as the process reads, and with `close` ends the input behind it.

@@ -200,9 +200,10 @@ impl Process {
         matches!(self.way, Way::Extension { .. })
     }
 
-    /// Whether what becomes of it will not be known.
-    pub fn is_lost(&self) -> bool {
-        matches!(self.lock().state, ProcessState::Lost { .. })
+    /// Whether some of its output will never come.
+    pub fn is_cut(&self) -> bool {
+        let inner = self.lock();
+        inner.complete && inner.streams.iter().flatten().any(|stream| !stream.eof)
     }
 
     /// How it stands now.
