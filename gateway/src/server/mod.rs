@@ -13,6 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -104,8 +105,12 @@ where
     let exchange = Exchange::default();
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let open = exchange.begin();
+        let exchange = &exchange;
         async move {
             let response = front.handle(access, request).await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                exchange.hand_over();
+            }
             Ok::<_, Infallible>(response.map(|body| open.until_sent(body)))
         }
     });

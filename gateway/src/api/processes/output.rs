@@ -49,6 +49,7 @@ pub(in crate::api) enum Choice {
 #[into_params(parameter_in = Query)]
 pub(in crate::api) struct OutputQuery {
     /// Which stream. If absent, `both` as events and `stdout` as bytes.
+    #[param(inline)]
     stream: Option<Choice>,
     /// Where to begin, in bytes from the stream's beginning. If absent, with the first byte that is
     /// kept. Not with `both`.
@@ -325,6 +326,15 @@ struct Raw {
 
 impl Raw {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        let next = self.piece().await;
+        if matches!(next, Some(Err(_))) {
+            // What came before it goes out first: hyper writes when a body has to be waited for.
+            tokio::task::yield_now().await;
+        }
+        next
+    }
+
+    async fn piece(&mut self) -> Option<io::Result<Bytes>> {
         let piece = tokio::select! {
             biased;
             () = self.watched.over() => return Some(Err(io::Error::other("it may not go on"))),

@@ -15,6 +15,7 @@ pub(crate) fn operations() -> Vec<(String, String, bool)> {
             .replace("{id}", "vm")
             .replace("{lease}", "frz_00000000000000000000000000000000")
             .replace("{handle}", "1000")
+            .replace("{pid}", "1000")
             .replace("{name}", "guest-ping");
         for (method, operation) in item.as_object().unwrap() {
             let public = operation.get("security").is_some();
