@@ -8,6 +8,8 @@ use tokio::sync::oneshot;
 
 use super::dir::StateDir;
 use super::file::{Change, File, guarded};
+use crate::metrics::WriteFigures;
+
 use super::{Key, Kind, Loaded, Records, Unwritable};
 
 /// How long a change that nobody waits for gathers others.
@@ -31,6 +33,7 @@ pub(super) struct Writer {
 struct Shared {
     pending: Mutex<Pending>,
     changed: Condvar,
+    figures: WriteFigures,
     tables: Mutex<Tables>,
 }
 
@@ -83,6 +86,10 @@ impl Writer {
         lock(&self.loaded)
     }
 
+    pub(super) fn figures(&self) -> &WriteFigures {
+        &self.shared.figures
+    }
+
     pub(super) fn mirror(&self, kind: Kind, records: Weak<dyn Records>) {
         let mut tables = lock(&self.shared.tables);
         match kind {
@@ -110,7 +117,9 @@ impl Shared {
     fn run(&self, mut file: File) {
         let mut failing: Option<Duration> = None;
         while let Some((keys, waiting, last)) = self.next(failing) {
-            match guarded(|| self.write(&mut file, &keys)).unwrap_or_else(Err) {
+            let written = guarded(|| self.write(&mut file, &keys)).unwrap_or_else(Err);
+            self.figures.came_out(written.is_ok());
+            match written {
                 Ok(()) => {
                     if failing.take().is_some() {
                         tracing::info!("the gateway's state can be written again");
@@ -182,7 +191,13 @@ impl Shared {
                 table.map(|table| (key.kind, &*key.name, table.record(&key.name)))
             })
             .collect();
-        if changes.is_empty() { Ok(()) } else { file.write(&changes) }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let written = file.write(&changes);
+        self.figures.latency.observe(begun.elapsed());
+        written
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
