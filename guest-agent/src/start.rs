@@ -102,7 +102,8 @@ fn serve(
     }
     let files = FileTable::new(state, config.policy);
     let freezer = || Freezer::start(marker, config.freeze, when_thawed);
-    let result = run_threads((channels, open), signals, files, freezer, readiness);
+    let dir = &config.state_dir;
+    let result = run_threads((channels, open), signals, files, freezer, readiness, dir);
     drop(pid_file.lock().unwrap_or_else(PoisonError::into_inner).take());
     result.map_err(|e| critical("error initializing guest agent", &e))?;
     Ok(ExitCode::SUCCESS)
@@ -114,11 +115,13 @@ fn run_threads(
     files: FileTable,
     freezer: impl FnOnce() -> std::io::Result<Freezer>,
     readiness: Option<Readiness>,
+    state_dir: &Path,
 ) -> std::io::Result<()> {
     log::start()?;
     let completions = Completions::new()?;
     let filters = channels.iter().map(|channel| channel.filter.clone()).collect();
-    let dispatch = Dispatch::start(Arc::clone(&completions), files, freezer()?, filters)?;
+    let dispatch =
+        Dispatch::start(Arc::clone(&completions), files, freezer()?, filters, state_dir)?;
     let reopener = Reopener::new(Arc::clone(&completions), channels);
     let mut agent = Agent::new(open, signals, completions, dispatch, reopener)?;
     if let Some(readiness) = readiness {
@@ -126,6 +129,7 @@ fn run_threads(
     }
     let result = agent.run();
     agent.thaw_at_last();
+    agent.end_programs();
     result
 }
 

@@ -6,6 +6,7 @@ mod clock;
 mod cpu;
 mod disk;
 mod exec;
+mod exec_ext;
 mod file;
 mod filesystem;
 mod fsfreeze;
@@ -76,6 +77,7 @@ pub(crate) fn all() -> Vec<Handler> {
         cpu::HANDLERS,
         disk::HANDLERS,
         exec::HANDLERS,
+        exec_ext::HANDLERS,
         file::HANDLERS,
         filesystem::HANDLERS,
         fsfreeze::HANDLERS,
