@@ -47,6 +47,8 @@ mod played;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod programs;
+#[cfg(test)]
 mod queries;
 #[cfg(test)]
 mod stuck;

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use qga_proto::base64::Base64;
 use qga_proto::command::{
-    Empty, OutputStream, TerminalSize, XExecForget, XExecInput, XExecList, XExecOutput,
-    XExecPrograms, XExecRead, XExecResize, XExecSignal, XExecWait, XExecWrite,
+    Empty, Known, OutputStream, Overflow, TerminalSize, XExecForget, XExecInput, XExecList,
+    XExecOutput, XExecPrograms, XExecRead, XExecResize, XExecSignal, XExecWait, XExecWrite,
 };
 use qga_proto::{Outcome, QgaError};
 use rustix::io::Errno;
@@ -49,9 +49,34 @@ impl Programs {
         if let Some(error) = error {
             return reply.send(Outcome::Error(named(error, Errno::INVAL)));
         }
+        for known in &programs {
+            self.make_room_for_what_waits(known);
+        }
         // The range was checked.
         let wait = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0));
         self.live.waits.add(programs, wait, reply);
+    }
+
+    /// A program that waits until its output was read would wait for ever for a client who has read
+    /// all of it, and waits for more.
+    fn make_room_for_what_waits(&mut self, known: &Known) {
+        let Ok(live) = self.find(known.handle) else { return };
+        if live.overflow != Overflow::Wait {
+            return;
+        }
+        let handle = live.handle;
+        let before = live.held();
+        for (output, offset) in live.outputs.iter_mut().zip([known.stdout, known.stderr]) {
+            if let (Some(output), Some(offset)) = (output, offset) {
+                output.ring.release(offset);
+                output.paused = false;
+            }
+        }
+        let released = before - live.held();
+        self.held -= released;
+        if released > 0 {
+            self.settle_live(handle);
+        }
     }
 
     pub(crate) fn read_output(&mut self, arguments: XExecRead) -> Result<XExecOutput, QgaError> {
