@@ -249,7 +249,7 @@ impl<'a> Plan<'a> {
             if unsafe { libc::chdir(directory.as_ptr()) } == 0 {
                 return Ok(());
             }
-            first = first.or(Some(errno()));
+            first = first.or_else(|| Some(errno()));
         }
         first.map_or(Ok(()), Err)
     }

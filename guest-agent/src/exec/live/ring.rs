@@ -101,16 +101,16 @@ mod tests {
                 match step {
                     Step::Push(count, limit) => {
                         let from = whole.len();
-                        whole.extend((from..from + count).map(|n| (n * 7 % 251) as u8));
+                        whole.extend((from..from + count).map(|n| u8::try_from(n * 7 % 251).unwrap()));
                         start = start.max(whole.len().saturating_sub(limit));
                         ring.push(&whole[from..], limit);
                     }
                     Step::Release(offset) => {
-                        start = start.max((offset as usize).min(whole.len()));
+                        start = start.max(usize::try_from(offset).unwrap().min(whole.len()));
                         ring.release(offset);
                     }
                     Step::Read(offset, count) => {
-                        let from = (offset as usize).clamp(start, whole.len());
+                        let from = usize::try_from(offset).unwrap().clamp(start, whole.len());
                         let to = (from + count).min(whole.len());
                         prop_assert_eq!(ring.read(offset, count), (from as u64, whole[from..to].to_vec()));
                     }

@@ -20,6 +20,8 @@ use crate::freeze::predecessor;
 use crate::sys::launch::RECORD;
 use crate::{bounded, kin, log};
 
+/// The size of a place.
+const RECORD_SIZE: i64 = RECORD.cast_signed() as i64;
 /// Between two looks at what was killed.
 const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// How long processes may take to die.
@@ -96,19 +98,18 @@ impl Roster {
 impl Place {
     /// May take as long as the filesystem of the state directory.
     pub(super) fn open(&self) -> io::Result<File> {
-        let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW;
         OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
             // A flag of open(2) is no negative number.
-            .custom_flags(flags.bits().cast_signed())
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(&self.path)
     }
 
     pub(super) fn offset(&self) -> i64 {
-        i64::from(self.number) * RECORD as i64
+        i64::from(self.number) * RECORD_SIZE
     }
 }
 

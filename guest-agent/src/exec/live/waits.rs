@@ -10,7 +10,7 @@ use qga_proto::{Outcome, QgaError};
 
 use crate::worker::Reply;
 
-/// Those that are answered with the oldest's end: no more than a few channels are configured.
+/// Beyond, the oldest is answered. A few channels are configured at most.
 const MAX: usize = 16;
 
 /// They wait.
@@ -31,8 +31,9 @@ struct Waiting {
 
 impl Waits {
     pub(super) fn add(&mut self, known: Vec<Known>, wait: Duration, reply: Reply) {
+        let full = self.waiting.len() >= MAX;
         let superseded = self.waiting.iter().position(|old| old.reply.is_for_same(&reply));
-        if let Some(at) = superseded.or((self.waiting.len() >= MAX).then_some(0)) {
+        if let Some(at) = superseded.or_else(|| full.then_some(0)) {
             self.waiting.remove(at).answer(Ok(XExecNews::default()));
         }
         self.waiting.push(Waiting { known, until: Instant::now() + wait, reply });

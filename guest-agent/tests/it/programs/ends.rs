@@ -6,17 +6,7 @@ use super::{
 };
 use crate::bed::{AGENT, Agent, Bed, Client, wait_for};
 
-/// A program with a child and a grandchild, and the numbers of all three.
-fn family(client: &mut Client, arguments: &XExecStart) -> (i64, [i64; 3]) {
-    let handle = start(client, arguments);
-    let output = output_until(client, handle, "ready");
-    let numbers: Vec<_> = output.lines().filter_map(|line| line.parse().ok()).collect();
-    (handle, numbers.try_into().unwrap())
-}
-
-const FAMILY: &str = "echo $$; (sh -c 'echo $$; exec sleep 300' & echo $!; wait) & \
-                      while [ $(echo | wc -l) = 1 ]; do sleep 0.2; echo ready; exec sleep 300; done";
-
+/// Of processes, each on a line.
 fn pids(output: &str) -> Vec<i64> {
     output.lines().filter_map(|line| line.parse().ok()).collect()
 }
@@ -72,7 +62,6 @@ fn to_forget_it_is_to_kill_it() {
     assert_eq!(refused(&mut client, &XExecForget { handle }), (text, "ESRCH".into()));
     let text = "no program has handle -1";
     assert_eq!(refused(&mut client, &XExecForget { handle: -1 }), (text.into(), "ESRCH".into()));
-    let _ = (family, FAMILY);
 }
 
 #[test]

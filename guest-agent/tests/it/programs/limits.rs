@@ -42,6 +42,8 @@ fn finished_ones_make_room_and_nothing_leaks() {
     let count = |what: &str| {
         std::fs::read_dir(format!("/proc/{}/{what}", agent.child.id())).unwrap().count()
     };
+    // By now it has opened all that it starts with.
+    assert_eq!(programs(&mut client), []);
     let before = (count("fd"), count("task"));
     let script = XExecStart { argv: vec!["true".into()], ..sh("") };
     let mut first = None;

@@ -20,7 +20,7 @@ fn directory_environment_and_arguments_are_as_asked() {
     );
     let env = Some(vec!["A=b".to_owned(), "C=d e".to_owned()]);
     let argv = vec!["/usr/bin/env".to_owned()];
-    let printed = run(&mut client, &XExecStart { argv, env: env.clone(), ..sh("") }).0;
+    let printed = run(&mut client, &XExecStart { argv, env, ..sh("") }).0;
     assert_eq!(printed, "A=b\nC=d e\n");
     let argv = ["printf", "%s|", "a b", "", "\u{e9}$A"].map(str::to_owned).into();
     assert_eq!(run(&mut client, &XExecStart { argv, ..sh("") }).0, "a b||\u{e9}$A|");

@@ -3,9 +3,7 @@ use qga_proto::command::{
     CaptureOutput, Known, OutputStream, TerminalSize, XExecResize, XExecStart, XExecWrite,
 };
 
-use super::{
-    call, news, output_until, read, refused, result, sh, start, state, wait_for_death, write,
-};
+use super::{call, news, output_until, read, refused, sh, start, state, wait_for_death, write};
 use crate::bed::{Bed, wait_for};
 
 fn on_terminal(script: &str) -> XExecStart {
@@ -117,5 +115,4 @@ fn a_shell_takes_its_jobs_along() {
     assert_eq!((end.exitcode, end.stdout), (Some(4), None));
     let quick = start(&mut client, &on_terminal("echo a; echo b >&2"));
     assert_eq!(result_of(&mut client, quick).0, "a\r\nb\r\n");
-    let _ = result;
 }

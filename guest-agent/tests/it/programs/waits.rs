@@ -43,12 +43,9 @@ fn it_is_answered_as_soon_as_there_is_news() {
     let begun = Instant::now();
     let answer = waiter.line();
     assert!(begun.elapsed() < Duration::from_secs(10));
-    assert!(
-        answer.contains(&format!("{{\"ready\": [{{\"handle\": {handle}, "))
-            || answer.contains(&format!("\"ready\":[{{\"handle\":{handle},")),
-        "{answer}"
-    );
-    assert!(!answer.contains(&silent.to_string()), "{answer}");
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    let ready = answer["return"]["ready"].as_array().unwrap();
+    assert_eq!((ready.len(), &ready[0]["handle"]), (1, &json!(handle)), "{answer}");
     // The end, too.
     let end = json!({"programs": [{"handle": handle, "end": true}], "wait-ms": 60_000});
     waiter.send(json!({"execute": "x-guest-exec-wait", "arguments": end}).to_string());
@@ -58,7 +55,7 @@ fn it_is_answered_as_soon_as_there_is_news() {
     waiter.send(request(silent, 60_000));
     forget(&mut client, silent);
     let gone = waiter.line();
-    assert!(gone.contains("\"pid\":0") || gone.contains("\"pid\": 0"), "{gone}");
+    assert!(gone.contains("\"pid\":0"), "{gone}");
 }
 
 #[test]
@@ -93,7 +90,7 @@ fn it_ends_with_its_time() {
         let begun = Instant::now();
         let wait = XExecWait { programs: vec![known], wait_ms };
         assert_eq!(call(&mut client, &wait).unwrap().ready, []);
-        assert!(begun.elapsed().as_millis() as i64 >= wait_ms);
+        assert!(begun.elapsed() >= Duration::from_millis(wait_ms.cast_unsigned()));
     }
     let none = XExecWait { programs: Vec::new(), wait_ms: 0 };
     assert_eq!(call(&mut client, &none).unwrap().ready, []);
