@@ -118,6 +118,10 @@ impl Dispatch {
                 self.files.submit(run, request, reply());
                 self.handed_over.set(true);
             }
+            Place::FilesIf(check, run) => match check(filter, &request) {
+                Ok(()) => self.files.submit(run, request, reply()),
+                Err(error) => return Some(Outcome::Error(error)),
+            },
             Place::Queries(run) => self.queries.submit(run, request, reply()),
             Place::Filesystems(run) => self.filesystems.submit(run, request, reply()),
             Place::Trims(run) => self.trims.submit(run, request, reply()),

@@ -18,7 +18,7 @@ use crate::completions::Completions;
 use crate::config::{ChannelConfig, Config};
 use crate::daemon::{Background, PidFile, Readiness, become_daemon};
 use crate::dispatch::Dispatch;
-use crate::files::FileTable;
+use crate::files::{FileTable, Leftovers};
 use crate::freeze::choice::holding_state;
 use crate::freeze::marker::Marker;
 use crate::freeze::mounts::Mounts;
@@ -100,10 +100,17 @@ fn serve(
     } else if readiness.is_some() {
         write_pid_file(&config.pid_file, &pid_file)?;
     }
-    let files = FileTable::new(state, config.policy);
+    let umask = rustix::process::umask(Mode::empty());
+    rustix::process::umask(umask);
+    let mut files = FileTable::new(state, config.policy, umask);
+    if !frozen {
+        files.sweep();
+    }
+    let leftovers = Leftovers::new(&config.state_dir);
     let freezer = || Freezer::start(marker, config.freeze, when_thawed);
     let dir = &config.state_dir;
     let result = run_threads((channels, open), signals, files, freezer, readiness, dir);
+    leftovers.sweep_at_last();
     drop(pid_file.lock().unwrap_or_else(PoisonError::into_inner).take());
     result.map_err(|e| critical("error initializing guest agent", &e))?;
     Ok(ExitCode::SUCCESS)

@@ -4,14 +4,13 @@ use std::time::{Duration, Instant};
 
 use qga_proto::base64::{Base64, Base64Text};
 use qga_proto::command::{
-    CaptureOutput, Command, GuestFileClose, GuestFileFlush, GuestFileOpen, GuestFileRead,
-    GuestFileSeek, GuestFileWrite, GuestFsfreezeFreeze, GuestFsfreezeFreezeList,
-    GuestFsfreezeStatus, GuestFsfreezeThaw, GuestInfo, GuestPing, GuestShutdown, InputState, Known,
-    OutputState, OutputStream, Overflow, ShutdownMode, TerminalSize, Whence, XExecForget,
-    XExecInput, XExecList, XExecNews, XExecOutput, XExecProgram, XExecPrograms, XExecRead,
-    XExecResize, XExecSignal, XExecStart, XExecStarted, XExecWait, XExecWrite,
+    Command, CreatedFile, DirectoryEntry, Expected, FileKind, FileList, FileStat, GuestFileClose,
+    GuestFileFlush, GuestFileOpen, GuestFileRead, GuestFileSeek, GuestFileWrite,
+    GuestFsfreezeFreeze, GuestFsfreezeFreezeList, GuestFsfreezeStatus, GuestFsfreezeThaw,
+    GuestInfo, GuestPing, GuestShutdown, ShutdownMode, Whence, XFileCommit, XFileCreate, XFileList,
+    XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat,
 };
-use qga_proto::{Call, Client, ClientConfig, ClientEvent, SyncIds};
+use qga_proto::{Call, Client, ClientConfig, ClientEvent, Outcome, Server, SyncIds};
 
 const IDS: SyncIds = SyncIds { delimited: 14, probe: 24, plain: 34, session: 0xAB };
 
@@ -132,98 +131,140 @@ fn arguments_of_every_command() {
     }
 }
 
-/// Those of our own agent: two versions of it may meet.
 #[test]
-fn arguments_and_answers_of_the_extensions_for_programs() {
+fn arguments_of_the_file_extensions() {
     fn json<C: Command>(arguments: &C) -> String {
         format!("{} {}", C::INFO.name, serde_json::to_string(arguments).unwrap())
     }
-    fn answer<T: serde::Serialize>(answer: &T) -> String {
-        serde_json::to_string(answer).unwrap()
-    }
-    let all = XExecStart {
-        argv: vec!["sh".into(), "-c".into()],
-        env: Some(vec!["A=b".into()]),
-        cwd: Some("/".into()),
-        user: Some("root".into()),
-        timeout_ms: Some(5),
-        capture_output: Some(CaptureOutput::Merged),
-        overflow: Some(Overflow::Wait),
-        input_data: Some(Base64Text::new(*b"AB")),
-        keep_stdin: Some(true),
-        pty: Some(TerminalSize { rows: 24, cols: 80 }),
-    };
-    let known =
-        Known { handle: 7, stdout: Some(1), stderr: Some(2), stdin: Some(true), end: Some(true) };
-    let start = XExecStart { argv: vec!["id".into()], ..XExecStart::default() };
-    let read = XExecRead { handle: 7, stream: OutputStream::Stderr, offset: 3, count: None };
-    let write =
-        XExecWrite { handle: 7, offset: 3, buf_b64: Base64Text::new(*b"AB"), close: Some(true) };
-    let (output, input) =
-        (OutputState { start: 1, end: 2, eof: true }, InputState { taken: 3, room: 4 });
-    let program = XExecProgram {
-        handle: 7,
-        pid: 8,
-        program: "sh".into(),
-        age_ms: 9,
-        exited: true,
-        exitcode: Some(0),
-        signal: Some(9),
-        timed_out: true,
-        pty: true,
-        stdout: Some(output),
-        stderr: Some(output),
-        stdin: Some(input),
-    };
+    let path = Some("/x".to_owned());
+    let path_b64 = Some(Base64Text::new(*b"/\xff"));
+    let expected = Expected { ino: Some(7), size: Some(3), mtime_ns: Some(-1), absent: false };
     for (ours, frozen) in [
-        (json(&start), r#"x-guest-exec-start {"argv":["id"]}"#),
         (
-            json(&all),
-            r#"x-guest-exec-start {"argv":["sh","-c"],"env":["A=b"],"cwd":"/","user":"root","timeout-ms":5,"capture-output":"merged","overflow":"wait","input-data":"QUI=","keep-stdin":true,"pty":{"rows":24,"cols":80}}"#,
+            json(&XFileStat { path: path.clone(), ..XFileStat::default() }),
+            "x-guest-file-stat {\"path\":\"/x\"}",
         ),
-        (json(&XExecList {}), "x-guest-exec-list {}"),
         (
-            json(&XExecWait {
-                programs: vec![known, Known { handle: 8, ..Known::default() }],
-                wait_ms: 30,
+            json(&XFileStat { handle: Some(1000), follow: Some(false), ..XFileStat::default() }),
+            "x-guest-file-stat {\"handle\":1000,\"follow\":false}",
+        ),
+        (
+            json(&XFileList {
+                path_b64: path_b64.clone(),
+                after_b64: Some(Base64Text::new(*b"a")),
+                limit: Some(10),
+                path: None,
             }),
-            r#"x-guest-exec-wait {"programs":[{"handle":7,"stdout":1,"stderr":2,"stdin":true,"end":true},{"handle":8}],"wait-ms":30}"#,
-        ),
-        (json(&read), r#"x-guest-exec-read {"handle":7,"stream":"stderr","offset":3}"#),
-        (
-            json(&write),
-            r#"x-guest-exec-write {"handle":7,"offset":3,"buf-b64":"QUI=","close":true}"#,
+            "x-guest-file-list {\"path-b64\":\"L/8=\",\"after-b64\":\"YQ==\",\"limit\":10}",
         ),
         (
-            json(&XExecSignal { handle: 7, signal: 15, alone: Some(true) }),
-            r#"x-guest-exec-signal {"handle":7,"signal":15,"alone":true}"#,
+            json(&XFileOpen { path: path.clone(), write: Some(true), path_b64: None }),
+            "x-guest-file-open {\"path\":\"/x\",\"write\":true}",
         ),
         (
-            json(&XExecResize { handle: 7, rows: 24, cols: 80 }),
-            r#"x-guest-exec-resize {"handle":7,"rows":24,"cols":80}"#,
-        ),
-        (json(&XExecForget { handle: 7 }), r#"x-guest-exec-forget {"handle":7}"#),
-        (
-            answer(&XExecStarted { handle: 7, pid: 8, agent_instance: "i".into() }),
-            r#"{"handle":7,"pid":8,"agent-instance":"i"}"#,
+            json(&XFileCreate { path_b64, path: None }),
+            "x-guest-file-create {\"path-b64\":\"L/8=\"}",
         ),
         (
-            answer(&XExecPrograms { agent_instance: "i".into(), programs: vec![program] }),
-            r#"{"agent-instance":"i","programs":[{"handle":7,"pid":8,"program":"sh","age-ms":9,"exited":true,"exitcode":0,"signal":9,"timed-out":true,"pty":true,"stdout":{"start":1,"end":2,"eof":true},"stderr":{"start":1,"end":2,"eof":true},"stdin":{"taken":3,"room":4}}]}"#,
+            json(&XFileCommit { handle: 1000, ..XFileCommit::default() }),
+            "x-guest-file-commit {\"handle\":1000}",
         ),
         (
-            answer(&XExecNews { ready: vec![XExecProgram::default()] }),
-            r#"{"ready":[{"handle":0,"pid":0,"program":"","age-ms":0,"exited":false,"timed-out":false,"pty":false}]}"#,
+            json(&XFileCommit {
+                handle: 1000,
+                mode: Some(0o644),
+                uid: Some(1),
+                gid: Some(2),
+                expect: Some(expected),
+            }),
+            "x-guest-file-commit {\"handle\":1000,\"mode\":420,\"uid\":1,\"gid\":2,\
+             \"expect\":{\"ino\":7,\"size\":3,\"mtime-ns\":-1}}",
         ),
         (
-            answer(&XExecOutput { offset: 1, buf_b64: Base64(b"AB".to_vec()), eof: false }),
-            r#"{"offset":1,"buf-b64":"QUI=","eof":false}"#,
+            json(&XFileRename {
+                path: path.clone(),
+                to: Some("/y".into()),
+                to_b64: None,
+                path_b64: None,
+                replace: Some(true),
+            }),
+            "x-guest-file-rename {\"path\":\"/x\",\"to\":\"/y\",\"replace\":true}",
         ),
         (
-            answer(&XExecInput { taken: 1, room: 2, closed: true }),
-            r#"{"taken":1,"room":2,"closed":true}"#,
+            json(&XFileRemove {
+                path: path.clone(),
+                path_b64: None,
+                expect: Some(Expected { absent: true, ..Expected::default() }),
+            }),
+            "x-guest-file-remove {\"path\":\"/x\",\"expect\":{\"absent\":true}}",
+        ),
+        (
+            json(&XFileMkdir { path, path_b64: None, mode: Some(0o700), parents: Some(true) }),
+            "x-guest-file-mkdir {\"path\":\"/x\",\"mode\":448,\"parents\":true}",
         ),
     ] {
         assert_eq!(ours, frozen);
     }
+}
+
+#[test]
+fn answers_of_the_file_extensions() {
+    let stat = FileStat {
+        kind: FileKind::Symlink,
+        size: 3,
+        mode: 0o777,
+        uid: 1,
+        gid: 2,
+        nlink: 1,
+        ino: 7,
+        dev: 8,
+        mtime_ns: -1,
+        ctime_ns: 2,
+        target: Some("ä".into()),
+    };
+    let wire = "{\"kind\": \"symlink\", \"size\": 3, \"mode\": 511, \"uid\": 1, \"gid\": 2, \
+                \"nlink\": 1, \"ino\": 7, \"dev\": 8, \"mtime-ns\": -1, \"ctime-ns\": 2, \
+                \"target\": \"\\u00E4\"}";
+    let text = |outcome: Outcome| match outcome {
+        Outcome::Return(text) => String::from_utf8(text).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(text(Outcome::value(&stat)), wire);
+    let list = FileList {
+        entries: vec![DirectoryEntry {
+            name: "\u{fffd}".into(),
+            name_b64: Some(Base64(vec![0xFF])),
+            stat: None,
+        }],
+        next: Some(Base64(vec![0xFF])),
+    };
+    assert_eq!(
+        text(Outcome::value(&list)),
+        "{\"entries\": [{\"name\": \"\\uFFFD\", \"name-b64\": \"/w==\"}], \"next\": \"/w==\"}"
+    );
+    let created = CreatedFile { handle: 1000, replaces: None };
+    assert_eq!(text(Outcome::value(&created)), "{\"handle\": 1000}");
+    for (kind, name) in [
+        (FileKind::File, "file"),
+        (FileKind::Directory, "directory"),
+        (FileKind::Fifo, "fifo"),
+        (FileKind::Socket, "socket"),
+        (FileKind::BlockDevice, "block-device"),
+        (FileKind::CharDevice, "char-device"),
+        (FileKind::Unknown, "something-new"),
+    ] {
+        assert_eq!(serde_json::from_str::<FileKind>(&format!("\"{name}\"")).unwrap(), kind);
+    }
+}
+
+#[test]
+fn an_expectation_need_not_say_all() {
+    let mut server = Server::new();
+    server.feed(
+        b"{'execute':'x-guest-file-commit','arguments':{'handle':1,'expect':{'size':18446744073709551615}}}",
+    );
+    let job = server.poll(Instant::now(), &mut |_| true).unwrap();
+    let commit: XFileCommit = job.request.arguments().unwrap();
+    let expected = Expected { size: Some(u64::MAX), ..Expected::default() };
+    assert_eq!(commit.expect, Some(expected));
 }
