@@ -197,6 +197,13 @@ impl Table {
         self.registry.events().publish(event);
     }
 
+    /// Tells them what is to be told of a lease as it is now.
+    pub(super) fn tell_of(&self, id: &LeaseId, events: fn(&Lease) -> Vec<Event>) {
+        for event in self.read(id, events).unwrap_or_default() {
+            self.tell(event);
+        }
+    }
+
     /// The VM of that id, if the gateway knows one.
     pub(in crate::vm) fn vm(&self, id: &VmId) -> Option<VmHandle> {
         self.registry.get(id)
