@@ -7,6 +7,7 @@ use qga_gateway::api::{self, State};
 use qga_gateway::config::Config;
 use qga_gateway::replies::Replies;
 use qga_gateway::server::{Tcp, Unix, serve};
+use qga_gateway::store::Store;
 use qga_gateway::vm::{Leases, LinkState, Registry, VmHandle, watch_external};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ pub(crate) struct Gateway {
     pub(crate) agent: Agent,
     pub(crate) registry: Registry,
     pub(crate) leases: Leases,
+    pub(crate) store: Store,
     pub(crate) stopping: CancellationToken,
     pub(crate) tracker: TaskTracker,
     pub(crate) unix: Target,
@@ -75,13 +77,14 @@ impl Gateway {
         let tcp = Tcp::bind(address, &config.listen.token_file, &[]).await.unwrap();
         let at = tcp.address().unwrap();
         let registry = Registry::start(&config);
-        let leases = Leases::new(&registry);
+        let store = Store::in_memory();
+        let leases = Leases::load(&registry, store.clone()).unwrap();
         tokio::spawn(watch_external(registry.clone(), leases.clone()));
         let (stopping, tracker) = (CancellationToken::new(), TaskTracker::new());
         let front = api::front(State {
             registry: registry.clone(),
             leases: leases.clone(),
-            replies: Replies::new(&registry),
+            replies: Replies::load(&registry, store.clone()).unwrap(),
             stopping: stopping.clone(),
         });
         tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));
@@ -91,6 +94,7 @@ impl Gateway {
             agent,
             registry,
             leases,
+            store,
             stopping,
             tracker,
             unix: Target::Unix(path("api.sock")),
