@@ -64,7 +64,7 @@ pub(super) struct CommandBody {
     request_body = CommandRequest,
     responses((status = 200, description = "The agent's answer.", body = CommandBody)),
     extensions(
-        ("x-qga-right" = json!(Right::Raw)),
+        ("x-qga-right" = json!("raw, and the command's own unless that is observe")),
         ("x-qga-command" = json!("the one named")),
         ("x-qga-problems" = json!(CALL_PROBLEMS)),
     )
@@ -78,6 +78,10 @@ pub(super) async fn send_command(
     let vm = caller.vm(&id, Right::Raw)?.within(timeout);
     refuse_owned(&id, &name)?;
     let info = facts(&vm, &name).await?;
+    // Whoever may send anything still needs what the command by itself needs.
+    if info.right != Right::Observe {
+        caller.authorise(vm.handle.id(), info.right)?;
+    }
     vm.admit(info).await?;
     caller.sends(info.name);
     let reply = vm.handle.call_raw(info, request.arguments.text(), vm.options(info)).await;

@@ -78,8 +78,9 @@ how far a guest command came, `retryable` whether the same request may simply be
 that is not listed here answers `route_not_found`, a method that is not `method_not_allowed`. What \
 is no HTTP request answers `bad_request`, `head_too_large` or `request_timeout`, and the connection \
 is closed.
-* Over the Unix socket the kernel names the caller. Over TCP every operation needs the bearer \
-token, save those that list no security.
+* Over the Unix socket the kernel names the caller, unless a request carries a bearer token. Over \
+TCP every operation needs one, save those that list no security. What a caller may do with which \
+VM the gateway's configuration says; a VM on which it has no right at all is `vm_not_found`.
 * Unknown members and query parameters are refused, so that nothing is ignored that was meant.
 * `x-qga-right` is the right that an operation needs, `x-qga-command` the guest command that it \
 sends, `x-qga-problems` the codes that it can answer with.

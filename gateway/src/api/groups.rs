@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::call_timeout::CallTimeout;
 use super::caller::{Caller, Vm};
 use super::document::FREEZE_PROBLEMS;
-use super::error::{Problem, guest};
+use super::error::{Code, Problem, guest};
 use super::extract::{Json, Query};
 use super::fsfreeze::FreezeBody;
 use super::idempotency::unchanged;
@@ -196,13 +196,21 @@ fn chosen(
                 labels.iter().all(|(key, value)| vm.labels().get(key) == Some(value))
             };
             let vms: Vec<_> = caller.app().registry.list().into_iter().filter(has).collect();
-            if vms.is_empty() {
+            if !vms.iter().any(|vm| caller.sees_vm(vm.id())) {
                 return Err(Problem::bad_member("selector", "no VM has these labels"));
             }
-            for vm in &vms {
-                caller.authorise(vm.id(), Right::Freeze)?;
+            // Those that are not there for the caller are not to be named.
+            if vms.iter().all(|vm| caller.may(vm, Right::Freeze)) {
+                return Ok(vms);
             }
-            Ok(vms)
+            Err(Problem::new(
+                Code::Forbidden,
+                format!(
+                    "The selector takes in VMs on which {} does not have the right freeze. \
+                     Nothing was frozen; narrow it, or name the VMs.",
+                    caller.principal()
+                ),
+            ))
         }
         _ => Err(Problem::bad_request("Exactly one of \"vms\" and \"selector\" is needed.")),
     }

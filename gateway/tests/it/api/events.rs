@@ -46,6 +46,12 @@ impl Stream {
         }
     }
 
+    /// Whether nothing but events comes before the end.
+    pub(super) async fn ends(&mut self) -> bool {
+        while self.block().await.is_some() {}
+        true
+    }
+
     /// The next event.
     pub(crate) async fn event(&mut self) -> Value {
         loop {

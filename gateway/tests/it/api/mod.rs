@@ -23,6 +23,7 @@ mod paused;
 mod power;
 mod reads;
 mod requests;
+mod rights;
 mod stop;
 mod wait;
 mod writes;
