@@ -161,7 +161,7 @@ mod tests {
             let mut page = Page::new(format, false);
             let mut samples = page.family(&COUNTER);
             samples.add(&["\"\\\n}"], 7_u64);
-            drop(page.family(&TIMES));
+            page.family(&TIMES);
             page.finish()
         };
         assert_eq!(

@@ -62,8 +62,8 @@ mod tests {
         assert_eq!(figures.virtual_bytes, 4096);
         assert_eq!(figures.resident_bytes, 3 * rustix::param::page_size() as u64);
         assert_eq!(
-            figures.cpu.as_millis() as u64,
-            200_000 / rustix::param::clock_ticks_per_second()
+            figures.cpu,
+            Duration::from_millis(200_000 / rustix::param::clock_ticks_per_second())
         );
         let empty = ProcessFigures::parse("");
         assert_eq!((empty.threads, empty.cpu), (0, Duration::ZERO));

@@ -1,6 +1,7 @@
 //! The thread that writes: whatever has gathered since the last write goes into the next.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,7 @@ struct Shared {
     changed: Condvar,
     figures: WriteFigures,
     tables: Mutex<Tables>,
+    commits: AtomicU64,
 }
 
 #[derive(Default)]
@@ -80,6 +82,10 @@ impl Writer {
             change(&mut self.shared.pending());
             self.shared.changed.notify_one();
         }
+    }
+
+    pub(super) fn commits(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
     }
 
     pub(super) fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -197,7 +203,9 @@ impl Shared {
         let begun = Instant::now();
         let written = file.write(&changes);
         self.figures.latency.observe(begun.elapsed());
-        written
+        written?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
