@@ -147,11 +147,12 @@ pub(crate) fn is_page(path: &str) -> bool {
     path.strip_prefix("/docs").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether the `Accept` headers let the gateway answer in JSON, or where there are streams, in what
-/// those come in.
+/// Whether the `Accept` headers let the gateway answer in JSON, or as that path is answered.
 pub(crate) fn accepts_answer(path: &str, headers: &HeaderMap) -> bool {
-    let more: &[_] = match path {
+    let more: &[&str] = match path {
         "/events" => &["text/event-stream", "text/*"],
+        // Which of them, the handler looks at.
+        "/metrics" => &["text/plain", "text/*", "application/openmetrics-text"],
         path if path.ends_with("/output") => {
             &["text/event-stream", "text/*", "application/octet-stream"]
         }

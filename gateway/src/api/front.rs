@@ -20,6 +20,7 @@ use super::context::{REQUEST_ID, RequestContext, RequestIds};
 use super::error::{Code, Problem, ProblemNote};
 use super::idempotency::Keyed;
 use super::tickets::{self, Tickets};
+use crate::metrics::RequestFigures;
 use crate::principal::Principal;
 
 /// The most headers of a request.
@@ -45,12 +46,13 @@ pub struct Front {
     router: Router,
     ids: Arc<RequestIds>,
     keyed: Option<Keyed>,
+    requests: Arc<RequestFigures>,
     tickets: Option<Tickets>,
 }
 
 impl Front {
-    pub(crate) fn new(router: Router) -> Self {
-        Self { router, ids: Arc::new(RequestIds::new()), keyed: None, tickets: None }
+    pub(crate) fn new(router: Router, requests: Arc<RequestFigures>) -> Self {
+        Self { router, ids: Arc::new(RequestIds::new()), keyed: None, requests, tickets: None }
     }
 
     /// Keeps the answers to requests that carry an `Idempotency-Key`.
@@ -70,6 +72,7 @@ impl Front {
         B::Error: Into<axum::BoxError>,
     {
         let id = self.ids.assign(request.headers());
+        let timed = self.requests.begin(request.method(), request.uri().path());
         let ticket = self.tickets.as_ref().and_then(|tickets| {
             let ticket = tickets::take(&mut request)?;
             Some(tickets.redeem(&ticket, request.method(), request.uri()))
@@ -94,6 +97,7 @@ impl Front {
         };
         mark(&mut response, context.id.clone());
         log.finish(&response);
+        timed.answered(response.status());
         response
     }
 
@@ -118,6 +122,7 @@ impl Front {
         };
         let id = self.ids.assign(&HeaderMap::new());
         let mut response = problem.into_response();
+        self.requests.refused(response.status());
         let status = response.status().as_u16();
         tracing::info!(request_id = id.to_str().unwrap_or("-"), "no request: {status}");
         mark(&mut response, id);
@@ -295,7 +300,7 @@ mod tests {
             .route("/panics", axum::routing::get(panics))
             .route("/works", axum::routing::get(works))
             .route("/never", axum::routing::get(never));
-        Front::new(router)
+        Front::new(router, Arc::new(RequestFigures::new([])))
     }
 
     fn peer() -> Access {

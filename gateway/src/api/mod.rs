@@ -25,10 +25,12 @@ mod fsfreeze;
 mod groups;
 mod idempotency;
 mod lease;
+mod metrics;
 mod mirror;
 mod page;
 mod page_of_freezes;
 mod page_of_vms;
+mod patience;
 mod power;
 mod preview;
 mod processes;
@@ -53,6 +55,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::Limits;
+use crate::metrics::RequestFigures;
 use crate::replies::Replies;
 use crate::rights::Authority;
 use crate::vm::{Leases, Registry};
@@ -81,7 +84,24 @@ pub struct State {
 #[derive(Clone)]
 pub(crate) struct App {
     state: Arc<State>,
+    requests: Arc<RequestFigures>,
+    scrapes: metrics::Scrapes,
     tickets: tickets::Tickets,
+}
+
+impl App {
+    /// What has been asked for.
+    fn requests(&self) -> &RequestFigures {
+        &self.requests
+    }
+
+    fn scrapes(&self) -> &metrics::Scrapes {
+        &self.scrapes
+    }
+
+    fn tickets(&self) -> &tickets::Tickets {
+        &self.tickets
+    }
 }
 
 impl Deref for App {
@@ -89,12 +109,6 @@ impl Deref for App {
 
     fn deref(&self) -> &State {
         &self.state
-    }
-}
-
-impl App {
-    fn tickets(&self) -> &tickets::Tickets {
-        &self.tickets
     }
 }
 
@@ -158,6 +172,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))
         .routes(routes!(service::version))
+        .routes(routes!(metrics::read_metrics))
         .routes(routes!(document::openapi_document))
         .routes(routes!(page::api_page))
 }
@@ -189,7 +204,11 @@ pub fn front(state: State) -> Front {
             )
             .into_response()
         });
+    let paths = api.paths.paths.keys().map(String::as_str).chain(["/docs/", "/docs/{*file}"]);
+    let requests = Arc::new(RequestFigures::new(paths));
+    let scrapes = metrics::Scrapes::default();
     let tickets = tickets::Tickets::new(state.authority.clone());
-    let app = App { state: Arc::new(state), tickets: tickets.clone() };
-    Front::new(router.with_state(app)).keyed(keyed).with_tickets(tickets)
+    let state = Arc::new(state);
+    let app = App { state, requests: requests.clone(), scrapes, tickets: tickets.clone() };
+    Front::new(router.with_state(app), requests).keyed(keyed).with_tickets(tickets)
 }
