@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use qga_gateway::config::Config;
 use qga_gateway::rights::{Expiry, TokenName, issue};
+use qga_gateway::shell::{self, Gateway, Order, Place};
 use qga_gateway::telemetry::{self, LogFormat};
 use qga_gateway::{api, daemon};
 
@@ -37,6 +38,32 @@ enum Command {
     /// Bearer tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Open a terminal in a VM; Enter ~ . detaches
+    Shell(Shell),
+}
+
+#[derive(clap::Args)]
+struct Shell {
+    /// The VM's id
+    vm: String,
+    /// The gateway's Unix socket, if not the config file's
+    #[arg(long, conflicts_with = "url")]
+    socket: Option<PathBuf>,
+    /// The gateway's address, as in http://127.0.0.1:8642
+    #[arg(long, requires = "token_file")]
+    url: Option<String>,
+    /// The file with the token for it
+    #[arg(long, requires = "url")]
+    token_file: Option<PathBuf>,
+    /// The guest's user
+    #[arg(long, conflicts_with = "attach")]
+    user: Option<String>,
+    /// Attach to a process in place of starting one
+    #[arg(long, value_name = "PID", conflicts_with = "program")]
+    attach: Option<i64>,
+    /// The program and its arguments; a login shell if there is none
+    #[arg(last = true)]
+    program: Vec<String>,
 }
 
 #[derive(Subcommand)]
@@ -53,7 +80,7 @@ enum TokenCommand {
 
 fn main() -> ExitCode {
     match execute(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "qga-gateway: {}", one_line(&error));
             ExitCode::FAILURE
@@ -61,8 +88,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn execute(arguments: Arguments) -> anyhow::Result<()> {
-    match arguments.command.unwrap_or(Command::Run) {
+fn execute(arguments: Arguments) -> anyhow::Result<u8> {
+    let done = match arguments.command.unwrap_or(Command::Run) {
         Command::Openapi => print(&api::openapi_json()),
         Command::CheckConfig => {
             Config::load(&arguments.config)?;
@@ -72,7 +99,20 @@ fn execute(arguments: Arguments) -> anyhow::Result<()> {
             print(&issue(&name, expires.as_ref())?)
         }
         Command::Run => run(&arguments.config, arguments.log_format),
-    }
+        Command::Shell(shell) => return open_shell(shell, &arguments.config),
+    };
+    done.map(|()| 0)
+}
+
+fn open_shell(shell: Shell, config: &Path) -> anyhow::Result<u8> {
+    let Shell { vm, socket, url, token_file, user, attach, program } = shell;
+    let place = match (url, token_file, socket) {
+        (Some(url), Some(file), _) => Place::Url(url, file),
+        (_, _, Some(socket)) => Place::Socket(socket),
+        // Whoever may use the socket need not be allowed to read the file.
+        _ => Place::Socket(Config::load(config).unwrap_or_default().listen.unix),
+    };
+    shell::run(&Order { gateway: Gateway::at(place)?, vm, user, attach, program })
 }
 
 fn run(file: &Path, format: LogFormat) -> anyhow::Result<()> {

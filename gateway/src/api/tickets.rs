@@ -110,7 +110,12 @@ impl Tickets {
     }
 
     /// Whose request that is, if the ticket is for it. It is used up in any case.
-    pub(super) fn redeem(&self, ticket: &str, method: &Method, uri: &Uri) -> Result<Proof, Problem> {
+    pub(super) fn redeem(
+        &self,
+        ticket: &str,
+        method: &Method,
+        uri: &Uri,
+    ) -> Result<Proof, Problem> {
         let hash: [u8; 32] = Sha256::digest(ticket).into();
         let out = self.out().remove(&hash);
         let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
@@ -149,8 +154,7 @@ pub(super) fn take<B>(request: &mut Request<B>) -> Option<String> {
         .filter(|pair| !is_ticket(pair) || std::mem::replace(&mut found, true))
         .collect();
     let path = request.uri().path();
-    let path =
-        if rest.is_empty() { path.to_owned() } else { format!("{path}?{}", rest.join("&")) };
+    let path = if rest.is_empty() { path.to_owned() } else { format!("{path}?{}", rest.join("&")) };
     let mut parts = request.uri().clone().into_parts();
     parts.path_and_query = path.try_into().ok();
     *request.uri_mut() = Uri::from_parts(parts).ok()?;

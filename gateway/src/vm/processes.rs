@@ -243,7 +243,9 @@ impl VmHandle {
         if can != Some(CommandState::Enabled) || self.link().state != LinkState::Ready {
             return;
         }
-        let Ok(list) = self.call(XExecList {}, self.options(&XExecList::INFO)).await else { return };
+        let Ok(list) = self.call(XExecList {}, self.options(&XExecList::INFO)).await else {
+            return;
+        };
         if processes.is_starting(self.id()) {
             return;
         }

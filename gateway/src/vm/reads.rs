@@ -229,7 +229,13 @@ mod tests {
     #[test]
     fn what_changes_a_guest_makes_its_answers_old_but_a_freeze_does_not() {
         let of = |name: &str| outdates(COMMANDS.iter().find(|c| c.name == name).expect(name));
-        for name in ["guest-set-vcpus", "guest-set-time", "guest-fstrim", "guest-exec", "x-guest-exec-start"] {
+        for name in [
+            "guest-set-vcpus",
+            "guest-set-time",
+            "guest-fstrim",
+            "guest-exec",
+            "x-guest-exec-start",
+        ] {
             assert!(of(name), "{name}");
         }
         for name in [

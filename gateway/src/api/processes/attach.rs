@@ -14,10 +14,10 @@ use qga_proto::command::{Command, Right, TerminalSize, XExecResize, XExecSignal}
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
+use super::ProcessPath;
 use super::body::ProcessBody;
 use super::output::{GapBody, reader, stopping};
 use super::request::SignalName;
-use super::ProcessPath;
 use crate::api::caller::Caller;
 use crate::api::error::{Code, Problem};
 use crate::api::extract::{Path, Query};

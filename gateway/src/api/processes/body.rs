@@ -128,8 +128,13 @@ impl ProcessBody {
         let view = process.view();
         let stream = |stream, n: usize| {
             let state = view.streams[n]?;
-            let mut body =
-                StreamBody { start: state.start, end: state.end, eof: state.eof, text: None, base64: None };
+            let mut body = StreamBody {
+                start: state.start,
+                end: state.end,
+                eof: state.eof,
+                text: None,
+                base64: None,
+            };
             if whole && view.complete {
                 let (_, bytes) = process.output(stream).unwrap_or_default();
                 (body.text, body.base64) = text_or_base64(bytes);

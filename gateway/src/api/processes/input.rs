@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::Json as Answer;
-use axum::extract::Request;
 use axum::extract::FromRequest;
+use axum::extract::Request;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use qga_proto::command::Right;

@@ -208,10 +208,7 @@ impl Place {
 
     fn positions(&self, choice: Option<Choice>) -> [Option<u64>; 2] {
         let wanted = |stream| matches!(choice, None | Some(Choice::Both)) || choice == Some(stream);
-        [
-            wanted(Choice::Stdout).then_some(self.at[0]),
-            wanted(Choice::Stderr).then_some(self.at[1]),
-        ]
+        [wanted(Choice::Stdout).then_some(self.at[0]), wanted(Choice::Stderr).then_some(self.at[1])]
     }
 }
 
@@ -444,10 +441,8 @@ impl Feed {
     /// What is held of both streams, once nothing more will come.
     fn rest(&mut self) -> Option<String> {
         let at = self.reader.position().map(Option::unwrap_or_default);
-        let rest = [
-            self.flush(OutputStream::Stdout, at[0]),
-            self.flush(OutputStream::Stderr, at[1]),
-        ];
+        let rest =
+            [self.flush(OutputStream::Stdout, at[0]), self.flush(OutputStream::Stderr, at[1])];
         let rest: String = rest.into_iter().flatten().collect();
         (!rest.is_empty()).then_some(rest)
     }

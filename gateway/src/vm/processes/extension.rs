@@ -32,6 +32,8 @@ const TURN: usize = 1 << 20;
 /// The most programs that one wait may name.
 const MAX_KNOWN: usize = 512;
 
+const UNKNOWN: &str = "the guest's agent does not know it any more";
+
 /// So many waits that ended early with nothing are followed by a look at everything: a program may
 /// be gone.
 const LOOK_AFTER: u32 = 16;
@@ -139,7 +141,12 @@ fn take(live: &[Arc<Process>], programs: &[XExecProgram]) -> bool {
     let mut any = false;
     for program in programs {
         if let Some(process) = live.iter().find(|p| p.handle() == Some(program.handle)) {
-            process.stands(program);
+            // That is how a wait says that it is not there.
+            if program.pid == 0 {
+                process.lose(UNKNOWN);
+            } else {
+                process.stands(program);
+            }
             any = true;
         }
     }
@@ -162,7 +169,7 @@ async fn look(vm: &VmHandle, live: &[Arc<Process>]) -> Result<(), CallError> {
         if *instance != list.agent_instance {
             process.lose("the guest's agent was started afresh, which ends its programs");
         } else if !list.programs.iter().any(|program| program.handle == *handle) {
-            process.lose("the guest's agent does not know it any more");
+            process.lose(UNKNOWN);
         }
     }
     take(live, &list.programs);
@@ -177,19 +184,14 @@ async fn read_all(vm: &VmHandle, live: &[Arc<Process>]) -> Result<usize, CallErr
 }
 
 /// One read at a time: a read says that what lies before it has arrived.
-async fn read(
-    vm: &VmHandle,
-    process: &Process,
-    stream: OutputStream,
-) -> Result<usize, CallError> {
+async fn read(vm: &VmHandle, process: &Process, stream: OutputStream) -> Result<usize, CallError> {
     let Some(handle) = process.handle() else { return Ok(0) };
     let mut turn = 0;
     while turn < TURN
         && let Some(wanted) = process.wants(stream).filter(|wanted| wanted.pending)
     {
         let count = wanted.room.min(CHUNK);
-        let read =
-            XExecRead { handle, stream, offset: wanted.offset, count: Some(count as u64) };
+        let read = XExecRead { handle, stream, offset: wanted.offset, count: Some(count as u64) };
         let options = vm.options(&XExecRead::INFO);
         let options = CallOptions { reply_cap: count.div_ceil(3) * 4 + 4096, ..options };
         let XExecOutput { offset, buf_b64, eof } = match vm.call(read, options).await {

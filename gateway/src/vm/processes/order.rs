@@ -112,10 +112,7 @@ mod tests {
 
     #[test]
     fn a_stock_agent_is_told_what_every_version_understands() {
-        assert_eq!(
-            order(&["/bin/ls"]).stock(),
-            r#"{"capture-output":true,"path":"/bin/ls"}"#
-        );
+        assert_eq!(order(&["/bin/ls"]).stock(), r#"{"capture-output":true,"path":"/bin/ls"}"#);
         let mut all = order(&["sh", "-c", "cat"]);
         all.env = Some(vec!["A=b".into()]);
         all.input = Some(b"hi".to_vec());

@@ -196,9 +196,8 @@ fn forget_oldest(rows: &mut HashMap<VmId, Row>, vm: Option<&VmId>) -> bool {
 fn forget_old(rows: &mut HashMap<VmId, Row>, limits: &Limits) {
     let now = SystemTime::now();
     // A clock that was set back makes nothing old.
-    let is_old = |at: SystemTime| {
-        now.duration_since(at).is_ok_and(|age| age >= limits.process_results)
-    };
+    let is_old =
+        |at: SystemTime| now.duration_since(at).is_ok_and(|age| age >= limits.process_results);
     for row in rows.values_mut() {
         row.by_pid.retain(|_, process| !ended(process).is_some_and(is_old));
     }

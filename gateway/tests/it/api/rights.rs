@@ -55,6 +55,7 @@ fn operations(lease: &str) -> Vec<Operation> {
             .replace("{id}", "vm")
             .replace("{lease}", lease)
             .replace("{handle}", "1000")
+            .replace("{pid}", "1000")
             .replace("{name}", "guest-ping");
         for (method, operation) in item.as_object().unwrap() {
             // Where it depends on the request, the example's comes first.
@@ -119,8 +120,8 @@ async fn each_right_opens_exactly_the_operations_that_the_document_says() {
     for operation in operations(&lease) {
         let Operation { method, path, right, body } = &operation;
         // It needs no VM's name; what it lists is looked at below, and a ticket where it is used.
-        let listed = method == "GET"
-            && ["/vms", "/freezes", "/events", "/metrics"].contains(&path.as_str());
+        let listed =
+            method == "GET" && ["/vms", "/freezes", "/events", "/metrics"].contains(&path.as_str());
         if listed || path == "/tickets" {
             continue;
         }

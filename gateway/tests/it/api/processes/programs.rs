@@ -112,7 +112,9 @@ impl Programs {
         kept.bytes.drain(..over);
         kept.start += over as u64;
         drop(state);
-        self.changed();
+        if taken > 0 {
+            self.changed();
+        }
         taken
     }
 
@@ -237,6 +239,7 @@ impl Programs {
                 if info.name == "x-guest-exec-wait" && !self.state().frozen {
                     match request.arguments::<XExecWait>() {
                         Ok(wait) => {
+                            self.acknowledge(&wait);
                             let ms = u64::try_from(wait.wait_ms).unwrap();
                             waits.push((ticket, wait, Instant::now() + Duration::from_millis(ms)));
                         }
@@ -278,6 +281,22 @@ impl Programs {
                 }
             }
         }
+    }
+
+    /// What is known has been read: it makes room.
+    fn acknowledge(&self, wait: &XExecWait) {
+        let mut state = self.state();
+        for known in &wait.programs {
+            let Some(program) = state.by_handle.get_mut(&known.handle) else { continue };
+            for (stream, at) in program.streams.iter_mut().zip([known.stdout, known.stderr]) {
+                let (Some(stream), Some(at)) = (stream, at) else { continue };
+                let before = at.clamp(stream.start, stream.end()) - stream.start;
+                stream.bytes.drain(..usize::try_from(before).unwrap());
+                stream.start += before;
+            }
+        }
+        drop(state);
+        self.changed();
     }
 
     fn ready(&self, wait: &XExecWait) -> Vec<XExecProgram> {
@@ -343,8 +362,9 @@ impl Programs {
                 .arguments::<GuestExecStatus>()
                 .and_then(|status| {
                     let program = state.by_handle.get_mut(&status.pid);
-                    let program = program
-                        .ok_or_else(|| QgaError::generic(format!("PID {} does not exist", status.pid)))?;
+                    let program = program.ok_or_else(|| {
+                        QgaError::generic(format!("PID {} does not exist", status.pid))
+                    })?;
                     let Some((exitcode, signal)) = program.exit else {
                         return Ok(ExecStatus::default());
                     };
@@ -443,10 +463,7 @@ impl State {
         let program = Program {
             pid: handle + 1000,
             name: start.argv[0].clone(),
-            streams: [
-                Some(Stream::default()),
-                start.pty.is_none().then(Stream::default),
-            ],
+            streams: [Some(Stream::default()), start.pty.is_none().then(Stream::default)],
             overflow: start.overflow.unwrap_or_default(),
             read: input.len(),
             input,

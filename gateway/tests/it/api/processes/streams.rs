@@ -98,7 +98,10 @@ async fn what_gave_way_is_a_gap_and_a_slow_reader_costs_no_memory() {
                 at_byte += text.len() as u64;
             }
             "gap" => {
-                assert_eq!((&told.data["stream"], &told.data["offset"]), (&json!("stdout"), &json!(at_byte)));
+                assert_eq!(
+                    (&told.data["stream"], &told.data["offset"]),
+                    (&json!("stdout"), &json!(at_byte))
+                );
                 at_byte += told.data["missed"].as_u64().unwrap();
                 gaps += 1;
             }
@@ -150,7 +153,9 @@ async fn whole(lengths: Vec<usize>, breaks: Vec<usize>, cuts: Vec<usize>) {
             let mut rest = &all[..];
             for length in lengths {
                 let (now, later) = rest.split_at(length);
-                if programs.is_cut() && let Some(cut) = cuts.next() {
+                if programs.is_cut()
+                    && let Some(cut) = cuts.next()
+                {
                     programs.cut_after(cut);
                 }
                 programs.write_all(handle, Stdout, now).await;
