@@ -1,5 +1,6 @@
 mod access;
 mod agent;
+mod alerts;
 mod bad_agent;
 mod calls;
 pub(crate) mod client;
