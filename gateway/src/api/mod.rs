@@ -36,6 +36,7 @@ mod service;
 mod settings;
 mod strict;
 mod time;
+mod trail;
 mod vms;
 mod wait;
 
@@ -50,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::audit::Audit;
 use crate::config::Limits;
 use crate::replies::Replies;
 use crate::rights::Authority;
@@ -69,6 +71,8 @@ pub struct State {
     pub leases: Leases,
     /// Who may do what.
     pub authority: Authority,
+    /// Who did what goes on record here.
+    pub audit: Audit,
     /// The first answers to requests that may be sent again.
     pub replies: Replies,
     /// Cancelled once the gateway is stopping.
@@ -171,5 +175,6 @@ pub fn front(state: State) -> Front {
             )
             .into_response()
         });
-    Front::new(router.with_state(App(Arc::new(state)))).keyed(keyed)
+    let audit = state.audit.clone();
+    Front::new(router.with_state(App(Arc::new(state)))).keyed(keyed).audited(audit)
 }
