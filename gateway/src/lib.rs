@@ -9,6 +9,7 @@ pub mod api;
 pub mod audit;
 pub mod config;
 pub mod daemon;
+mod metrics;
 pub mod principal;
 mod printable;
 mod reload;

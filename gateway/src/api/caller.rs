@@ -119,6 +119,11 @@ impl Caller {
         self.app.authority.allow(&self.proof.identity, right, target)
     }
 
+    /// Whether the caller may with every VM, those included that will come.
+    pub(crate) fn may_everywhere(&self, right: Right) -> bool {
+        self.app.authority.allow_all(&self.proof.identity, right)
+    }
+
     /// Whether the VM is there for the caller.
     pub(crate) fn sees_vm(&self, vm: &VmId) -> bool {
         let handle = self.app.registry.get(vm);
@@ -220,6 +225,11 @@ impl Vm {
     pub(crate) fn options(&self, info: &CommandInfo) -> CallOptions {
         let options = self.handle.options(info);
         CallOptions { timeout: self.timeout.unwrap_or(options.timeout), ..options }
+    }
+
+    /// The request's own timeout.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.timeout
     }
 
     /// One guest command, with the timeout and answer limit of its kind.

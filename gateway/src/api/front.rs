@@ -20,6 +20,7 @@ use super::error::{Code, Problem};
 use super::idempotency::Keyed;
 use super::trail::Trail;
 use crate::audit::Audit;
+use crate::metrics::RequestFigures;
 
 /// The most headers of a request.
 pub(crate) const MAX_HEADERS: usize = 64;
@@ -44,12 +45,14 @@ pub struct Front {
     router: Router,
     ids: Arc<RequestIds>,
     keyed: Option<Keyed>,
+    requests: Arc<RequestFigures>,
     audit: Audit,
 }
 
 impl Front {
-    pub(crate) fn new(router: Router) -> Self {
-        Self { router, ids: Arc::new(RequestIds::new()), keyed: None, audit: Audit::default() }
+    pub(crate) fn new(router: Router, requests: Arc<RequestFigures>) -> Self {
+        let (ids, audit) = (Arc::new(RequestIds::new()), Audit::default());
+        Self { router, ids, keyed: None, requests, audit }
     }
 
     /// Keeps the answers to requests that carry an `Idempotency-Key`.
@@ -69,6 +72,7 @@ impl Front {
         B::Error: Into<axum::BoxError>,
     {
         let id = self.ids.assign(request.headers());
+        let timed = self.requests.begin(request.method(), request.uri().path());
         let admitted = admit(access, &request);
         let proof = admitted.as_ref().ok().cloned().flatten();
         let context = Arc::new(RequestContext::new(id, proof, self.audit.clone()));
@@ -93,6 +97,7 @@ impl Front {
         };
         mark(&mut response, context.id.clone());
         trail.finish(&response);
+        timed.answered(response.status());
         response
     }
 
@@ -117,6 +122,7 @@ impl Front {
         };
         let id = self.ids.assign(&HeaderMap::new());
         let mut response = problem.into_response();
+        self.requests.refused(response.status());
         let status = response.status().as_u16();
         tracing::info!(request_id = id.to_str().unwrap_or("-"), "no request: {status}");
         mark(&mut response, id);
@@ -227,7 +233,7 @@ mod tests {
             .route("/panics", axum::routing::get(panics))
             .route("/works", axum::routing::get(works))
             .route("/never", axum::routing::get(never));
-        Front::new(router)
+        Front::new(router, Arc::new(RequestFigures::new([])))
     }
 
     fn peer() -> Access {

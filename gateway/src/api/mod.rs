@@ -25,10 +25,12 @@ mod fsfreeze;
 mod groups;
 mod idempotency;
 mod lease;
+mod metrics;
 mod mirror;
 mod page;
 mod page_of_freezes;
 mod page_of_vms;
+mod patience;
 mod power;
 mod preview;
 mod reads;
@@ -53,6 +55,7 @@ use utoipa_axum::routes;
 
 use crate::audit::Audit;
 use crate::config::Limits;
+use crate::metrics::RequestFigures;
 use crate::replies::Replies;
 use crate::rights::Authority;
 use crate::vm::{Leases, Registry};
@@ -81,13 +84,28 @@ pub struct State {
 
 /// A cheap clone of the one [`State`].
 #[derive(Clone)]
-pub(crate) struct App(Arc<State>);
+pub(crate) struct App {
+    state: Arc<State>,
+    requests: Arc<RequestFigures>,
+    scrapes: metrics::Scrapes,
+}
+
+impl App {
+    /// What has been asked for.
+    fn requests(&self) -> &RequestFigures {
+        &self.requests
+    }
+
+    fn scrapes(&self) -> &metrics::Scrapes {
+        &self.scrapes
+    }
+}
 
 impl Deref for App {
     type Target = State;
 
     fn deref(&self) -> &State {
-        &self.0
+        &self.state
     }
 }
 
@@ -144,6 +162,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))
         .routes(routes!(service::version))
+        .routes(routes!(metrics::read_metrics))
         .routes(routes!(document::openapi_document))
         .routes(routes!(page::api_page))
 }
@@ -175,6 +194,10 @@ pub fn front(state: State) -> Front {
             )
             .into_response()
         });
+    let paths = api.paths.paths.keys().map(String::as_str).chain(["/docs/", "/docs/{*file}"]);
+    let requests = Arc::new(RequestFigures::new(paths));
+    let scrapes = metrics::Scrapes::default();
     let audit = state.audit.clone();
-    Front::new(router.with_state(App(Arc::new(state)))).keyed(keyed).audited(audit)
+    let app = App { state: Arc::new(state), requests: requests.clone(), scrapes };
+    Front::new(router.with_state(app), requests).keyed(keyed).audited(audit)
 }

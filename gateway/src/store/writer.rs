@@ -1,6 +1,7 @@
 //! The thread that writes: whatever has gathered since the last write goes into the next.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,8 @@ use tokio::sync::oneshot;
 
 use super::dir::StateDir;
 use super::file::{Change, File, guarded};
+use crate::metrics::WriteFigures;
+
 use super::{Key, Kind, Loaded, Records, Unwritable};
 
 /// How long a change that nobody waits for gathers others.
@@ -31,7 +34,9 @@ pub(super) struct Writer {
 struct Shared {
     pending: Mutex<Pending>,
     changed: Condvar,
+    figures: WriteFigures,
     tables: Mutex<Tables>,
+    commits: AtomicU64,
 }
 
 #[derive(Default)]
@@ -79,8 +84,16 @@ impl Writer {
         }
     }
 
+    pub(super) fn commits(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
+    }
+
     pub(super) fn loaded(&self) -> MutexGuard<'_, Loaded> {
         lock(&self.loaded)
+    }
+
+    pub(super) fn figures(&self) -> &WriteFigures {
+        &self.shared.figures
     }
 
     pub(super) fn mirror(&self, kind: Kind, records: Weak<dyn Records>) {
@@ -110,7 +123,9 @@ impl Shared {
     fn run(&self, mut file: File) {
         let mut failing: Option<Duration> = None;
         while let Some((keys, waiting, last)) = self.next(failing) {
-            match guarded(|| self.write(&mut file, &keys)).unwrap_or_else(Err) {
+            let written = guarded(|| self.write(&mut file, &keys)).unwrap_or_else(Err);
+            self.figures.came_out(written.is_ok());
+            match written {
                 Ok(()) => {
                     if failing.take().is_some() {
                         tracing::info!("the gateway's state can be written again");
@@ -182,7 +197,15 @@ impl Shared {
                 table.map(|table| (key.kind, &*key.name, table.record(&key.name)))
             })
             .collect();
-        if changes.is_empty() { Ok(()) } else { file.write(&changes) }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let written = file.write(&changes);
+        self.figures.latency.observe(begun.elapsed());
+        written?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {

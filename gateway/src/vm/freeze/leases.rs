@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::supervise::{Start, spawn};
 use super::table::Table;
 use super::{Control, FreezeError, FreezeRequest, Reply, torn_down};
+use crate::metrics::WriteFigures;
 use crate::principal::Principal;
 use crate::store::{Kind, LoadError, Records, Store};
 use crate::vm::VmId;
@@ -116,9 +117,7 @@ impl Leases {
         request: FreezeRequest,
         owner: Principal,
     ) -> Result<Started, FreezeError> {
-        let limits = self.0.settings.limits();
-        within("ttl", request.ttl, limits.ttl_max.min(limits.hold_max))?;
-        within("freeze_timeout", request.freeze_timeout, limits.freeze_timeout_max)?;
+        self.check_limits(&request)?;
         let lease = self.lease(&vms, request, owner, LeaseState::Freezing)?;
         let id = lease.id.clone();
         let controls = self.0.insert(lease)?;
@@ -126,6 +125,21 @@ impl Leases {
         let (told, outcome) = oneshot::channel();
         spawn(self.0.clone(), id.clone(), controls, Start::Freeze { vms, begun: told_begun, told });
         Ok(Started { id, begun, outcome })
+    }
+
+    /// Whether [`begin`](Self::begin) would be refused for so many VMs, whatever their guests say.
+    ///
+    /// # Errors
+    /// A limit or a stop stands in the way.
+    pub fn would_begin(&self, vms: usize, request: &FreezeRequest) -> Result<(), FreezeError> {
+        self.check_limits(request)?;
+        self.0.would_take(vms)
+    }
+
+    fn check_limits(&self, request: &FreezeRequest) -> Result<(), FreezeError> {
+        let limits = self.0.settings.limits();
+        within("ttl", request.ttl, limits.ttl_max.min(limits.hold_max))?;
+        within("freeze_timeout", request.freeze_timeout, limits.freeze_timeout_max)
     }
 
     /// Thaws a VM that was not frozen through this gateway. What remains is a lease that has ended,
@@ -212,6 +226,21 @@ impl Leases {
         drop(rows);
         leases.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         leases
+    }
+
+    /// Looks at each lease, in no order. Nobody else can use them meanwhile.
+    pub(crate) fn look(&self, look: impl FnMut(&Lease)) {
+        self.0.rows().leases.values().map(|row| &row.lease).for_each(look);
+    }
+
+    /// How many VMs are held by leases.
+    pub(crate) fn held(&self) -> usize {
+        *self.0.held.borrow()
+    }
+
+    /// How writing them goes.
+    pub(crate) fn writes(&self) -> &WriteFigures {
+        self.0.store.figures()
     }
 
     /// The lease with that id, present or past.

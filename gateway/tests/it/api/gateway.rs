@@ -9,6 +9,7 @@ use qga_gateway::config::Config;
 use qga_gateway::replies::Replies;
 use qga_gateway::rights::{Authority, Rules};
 use qga_gateway::server::{Tcp, Unix, load_token, serve};
+use qga_gateway::store::Store;
 use qga_gateway::vm::{Leases, LinkState, Registry, VmHandle, watch_external};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ pub(crate) struct Gateway {
     pub(crate) agent: Agent,
     pub(crate) registry: Registry,
     pub(crate) leases: Leases,
+    pub(crate) store: Store,
     pub(crate) authority: Authority,
     pub(crate) audit: Audit,
     pub(crate) stopping: CancellationToken,
@@ -83,7 +85,8 @@ impl Gateway {
         let at = tcp.address().unwrap();
         let audit = Audit::start(&config.audit, "a key of the tests").unwrap();
         let registry = Registry::start(&config);
-        let leases = Leases::new(&registry);
+        let store = Store::in_memory();
+        let leases = Leases::load(&registry, store.clone()).unwrap();
         tokio::spawn(watch_external(registry.clone(), leases.clone()));
         tokio::spawn(audit.clone().follow(registry.events().clone()));
         let (stopping, tracker) = (CancellationToken::new(), TaskTracker::new());
@@ -92,7 +95,7 @@ impl Gateway {
             leases: leases.clone(),
             authority: authority.clone(),
             audit: audit.clone(),
-            replies: Replies::new(&registry),
+            replies: Replies::load(&registry, store.clone()).unwrap(),
             stopping: stopping.clone(),
         });
         tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));
@@ -101,6 +104,7 @@ impl Gateway {
             agent,
             registry,
             leases,
+            store,
             authority,
             audit,
             stopping,
