@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::supervise::{Start, spawn};
 use super::table::Table;
-use super::{Control, FreezeError, FreezeRequest, Reply, torn_down};
+use super::{Control, FreezeError, FreezeRequest, Reply, defect, torn_down};
 use crate::principal::Principal;
 use crate::store::{Kind, LoadError, Records, Store};
 use crate::vm::VmId;
@@ -340,8 +340,12 @@ impl Leases {
         {
             return result;
         }
-        // The keeper ended meanwhile.
-        self.get(id).filter(Lease::ended).ok_or(FreezeError::NotFound)
+        // The keeper ended meanwhile; or it panicked, and another takes over.
+        match self.get(id) {
+            Some(lease) if lease.ended() => Ok(lease),
+            Some(_) => Err(defect()),
+            None => Err(FreezeError::NotFound),
+        }
     }
 }
 
