@@ -25,6 +25,8 @@ pub enum Code {
     Unauthenticated,
     /// The caller may not do this.
     Forbidden,
+    /// Too many requests with wrong credentials have come from this address.
+    TooManyFailures,
     /// The guest's own policy has switched the command off.
     CommandDisabled,
     /// No operation has this path.
@@ -93,7 +95,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -121,6 +123,7 @@ impl Code {
         Self::QueueFull,
         Self::TooManyFrozen,
         Self::TooManySubscribers,
+        Self::TooManyFailures,
         Self::HeadTooLarge,
         Self::InternalError,
         Self::CommandUnsupported,
@@ -188,6 +191,9 @@ impl Code {
             }
             Self::TooManySubscribers => {
                 (S::TOO_MANY_REQUESTS, "too_many_subscribers", "Too many follow the events")
+            }
+            Self::TooManyFailures => {
+                (S::TOO_MANY_REQUESTS, "too_many_failures", "Too many wrong credentials")
             }
             Self::HeadTooLarge => (
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -6,6 +6,7 @@ mod clock;
 mod cpu;
 mod disk;
 mod exec;
+mod exec_ext;
 mod file;
 mod file_ext;
 mod filesystem;
@@ -79,6 +80,7 @@ pub(crate) fn all() -> Vec<Handler> {
         cpu::HANDLERS,
         disk::HANDLERS,
         exec::HANDLERS,
+        exec_ext::HANDLERS,
         file::HANDLERS,
         file_ext::HANDLERS,
         filesystem::HANDLERS,

@@ -51,6 +51,8 @@ mod played;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod programs;
+#[cfg(test)]
 mod queries;
 #[cfg(test)]
 mod stuck;
