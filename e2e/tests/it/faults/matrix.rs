@@ -139,7 +139,7 @@ fn promises(outcome: &str) -> bool {
 }
 
 /// Whether this process may make mount and time namespaces.
-fn may_unshare() -> bool {
+pub(crate) fn may_unshare() -> bool {
     let tried = std::process::Command::new("unshare")
         .args(["--mount", "--time", "--boottime", "1", "true"])
         .output();
