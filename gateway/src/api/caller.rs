@@ -210,6 +210,11 @@ impl Vm {
         CallOptions { timeout: self.timeout.unwrap_or(options.timeout), ..options }
     }
 
+    /// The request's own timeout.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
     /// One guest command, with the timeout and answer limit of its kind.
     pub(crate) async fn call<C: Command>(&self, arguments: C) -> Result<C::Return, Problem> {
         self.call_with(arguments, self.options(&C::INFO)).await

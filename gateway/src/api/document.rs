@@ -193,7 +193,7 @@ Makes it safe to send the request again: 1 to 255 visible characters, new for ea
 For 24 hours a repeat by the same caller on the same path gets the first answer, with \
 `idempotency-replayed: true`, also after a restart of the gateway; one that comes while the first is \
 in hand waits for it. Answers that say that nothing was sent are not kept. Of an answer larger than \
-64 KiB only the status is kept: `idempotency-replayed: without-body`.";
+64 KiB only the status is kept: `idempotency-replayed: without-body`. A `dry_run` uses none up.";
 
 fn complete_operation(method: &str, operation: &mut Value, problems: &mut Map<String, Value>) {
     let public = operation.get("security").is_some();

@@ -29,6 +29,7 @@ mod mirror;
 mod page;
 mod page_of_freezes;
 mod page_of_vms;
+mod patience;
 mod power;
 mod preview;
 mod reads;

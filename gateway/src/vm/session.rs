@@ -317,6 +317,7 @@ impl<'a> Session<'a> {
             name: info.name.into(),
             arguments: std::mem::take(arguments),
             pipelined: info.pipelined,
+            yields: info.yields.is_some(),
             success_response: info.success_response,
             deadline: pending.deadline.into_std(),
             reply_cap: *reply_cap,

@@ -100,6 +100,7 @@ impl Session<'_> {
             name: info.name.into(),
             arguments: "{}".into(),
             pipelined: info.pipelined,
+            yields: info.yields.is_some(),
             success_response: info.success_response,
             deadline: (now + timeout).into_std(),
             reply_cap,

@@ -8,6 +8,7 @@ use qga_gateway::config::Config;
 use qga_gateway::replies::Replies;
 use qga_gateway::rights::{Authority, Rules};
 use qga_gateway::server::{Tcp, Unix, load_token, serve};
+use qga_gateway::store::Store;
 use qga_gateway::vm::{Leases, LinkState, Registry, VmHandle, watch_external};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ pub(crate) struct Gateway {
     pub(crate) agent: Agent,
     pub(crate) registry: Registry,
     pub(crate) leases: Leases,
+    pub(crate) store: Store,
     pub(crate) authority: Authority,
     pub(crate) stopping: CancellationToken,
     pub(crate) tracker: TaskTracker,
@@ -80,14 +82,15 @@ impl Gateway {
         let tcp = Tcp::bind(address, &authority, &[]).await.unwrap();
         let at = tcp.address().unwrap();
         let registry = Registry::start(&config);
-        let leases = Leases::new(&registry);
+        let store = Store::in_memory();
+        let leases = Leases::load(&registry, store.clone()).unwrap();
         tokio::spawn(watch_external(registry.clone(), leases.clone()));
         let (stopping, tracker) = (CancellationToken::new(), TaskTracker::new());
         let front = api::front(State {
             registry: registry.clone(),
             leases: leases.clone(),
             authority: authority.clone(),
-            replies: Replies::new(&registry),
+            replies: Replies::load(&registry, store.clone()).unwrap(),
             stopping: stopping.clone(),
         });
         tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));
@@ -96,6 +99,7 @@ impl Gateway {
             agent,
             registry,
             leases,
+            store,
             authority,
             stopping,
             tracker,

@@ -7,7 +7,7 @@ mod commands;
 mod config;
 mod document;
 mod dry_run;
-mod events;
+pub(crate) mod events;
 mod external;
 mod files;
 mod freeze;
