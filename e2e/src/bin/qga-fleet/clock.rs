@@ -115,8 +115,10 @@ fn in_a_group(rest: &Rest, machines: &[(String, Machine)], seconds: i64) -> Resu
     let lease: Value = at(last, Commands::Freezes, seconds, ask)?.expect(201)?;
     // The time of all begins when the last one is frozen.
     let since = frozen(last)?.since;
-    for (_, machine) in machines {
-        lasts(machine, &frozen(machine)?, since, seconds)?;
+    let begun = machines.iter().map(|(_, machine)| frozen(machine));
+    let begun: Vec<Episode> = begun.collect::<Result<_>>()?;
+    for ((_, machine), begun) in machines.iter().zip(&begun) {
+        lasts(machine, begun, since, seconds)?;
     }
     good(&ended(rest, &lease)?)
 }
