@@ -19,6 +19,7 @@ mod reload;
 mod repeats;
 mod restarts;
 mod thaws;
+mod wire;
 
 use std::path::Path;
 use std::time::Duration;
