@@ -8,6 +8,7 @@
 pub mod api;
 pub mod config;
 pub mod daemon;
+mod metrics;
 pub mod principal;
 mod printable;
 mod reload;

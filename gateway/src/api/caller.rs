@@ -118,6 +118,11 @@ impl Caller {
         self.app.authority.allow(&self.proof.identity, right, target)
     }
 
+    /// Whether the caller may with every VM, those included that will come.
+    pub(crate) fn may_everywhere(&self, right: Right) -> bool {
+        self.app.authority.allow_all(&self.proof.identity, right)
+    }
+
     /// Whether the VM is there for the caller.
     pub(crate) fn sees_vm(&self, vm: &VmId) -> bool {
         let handle = self.app.registry.get(vm);

@@ -19,6 +19,7 @@ use super::caller::unauthenticated;
 use super::context::{REQUEST_ID, RequestContext, RequestIds};
 use super::error::{Code, Problem, ProblemNote};
 use super::idempotency::Keyed;
+use crate::metrics::RequestFigures;
 use crate::principal::Principal;
 
 /// The most headers of a request.
@@ -44,11 +45,12 @@ pub struct Front {
     router: Router,
     ids: Arc<RequestIds>,
     keyed: Option<Keyed>,
+    requests: Arc<RequestFigures>,
 }
 
 impl Front {
-    pub(crate) fn new(router: Router) -> Self {
-        Self { router, ids: Arc::new(RequestIds::new()), keyed: None }
+    pub(crate) fn new(router: Router, requests: Arc<RequestFigures>) -> Self {
+        Self { router, ids: Arc::new(RequestIds::new()), keyed: None, requests }
     }
 
     /// Keeps the answers to requests that carry an `Idempotency-Key`.
@@ -63,6 +65,7 @@ impl Front {
         B::Error: Into<axum::BoxError>,
     {
         let id = self.ids.assign(request.headers());
+        let timed = self.requests.begin(request.method(), request.uri().path());
         let admitted = admit(access, &request);
         let proof = admitted.as_ref().ok().cloned().flatten();
         let context = Arc::new(RequestContext::new(id, proof));
@@ -83,6 +86,7 @@ impl Front {
         };
         mark(&mut response, context.id.clone());
         log.finish(&response);
+        timed.answered(response.status());
         response
     }
 
@@ -107,6 +111,7 @@ impl Front {
         };
         let id = self.ids.assign(&HeaderMap::new());
         let mut response = problem.into_response();
+        self.requests.refused(response.status());
         let status = response.status().as_u16();
         tracing::info!(request_id = id.to_str().unwrap_or("-"), "no request: {status}");
         mark(&mut response, id);
@@ -280,7 +285,7 @@ mod tests {
             .route("/panics", axum::routing::get(panics))
             .route("/works", axum::routing::get(works))
             .route("/never", axum::routing::get(never));
-        Front::new(router)
+        Front::new(router, Arc::new(RequestFigures::new([])))
     }
 
     fn peer() -> Access {

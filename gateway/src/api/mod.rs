@@ -25,6 +25,7 @@ mod fsfreeze;
 mod groups;
 mod idempotency;
 mod lease;
+mod metrics;
 mod mirror;
 mod page;
 mod page_of_freezes;
@@ -52,6 +53,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::Limits;
+use crate::metrics::RequestFigures;
 use crate::replies::Replies;
 use crate::rights::Authority;
 use crate::vm::{Leases, Registry};
@@ -78,13 +80,28 @@ pub struct State {
 
 /// A cheap clone of the one [`State`].
 #[derive(Clone)]
-pub(crate) struct App(Arc<State>);
+pub(crate) struct App {
+    state: Arc<State>,
+    requests: Arc<RequestFigures>,
+    scrapes: metrics::Scrapes,
+}
+
+impl App {
+    /// What has been asked for.
+    fn requests(&self) -> &RequestFigures {
+        &self.requests
+    }
+
+    fn scrapes(&self) -> &metrics::Scrapes {
+        &self.scrapes
+    }
+}
 
 impl Deref for App {
     type Target = State;
 
     fn deref(&self) -> &State {
-        &self.0
+        &self.state
     }
 }
 
@@ -141,6 +158,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))
         .routes(routes!(service::version))
+        .routes(routes!(metrics::read_metrics))
         .routes(routes!(document::openapi_document))
         .routes(routes!(page::api_page))
 }
@@ -172,5 +190,9 @@ pub fn front(state: State) -> Front {
             )
             .into_response()
         });
-    Front::new(router.with_state(App(Arc::new(state)))).keyed(keyed)
+    let paths = api.paths.paths.keys().map(String::as_str).chain(["/docs/", "/docs/{*file}"]);
+    let requests = Arc::new(RequestFigures::new(paths));
+    let scrapes = metrics::Scrapes::default();
+    let app = App { state: Arc::new(state), requests: requests.clone(), scrapes };
+    Front::new(router.with_state(app), requests).keyed(keyed)
 }

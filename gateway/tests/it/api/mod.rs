@@ -17,6 +17,7 @@ mod idempotency;
 mod kept;
 mod list;
 mod list_freezes;
+mod metrics;
 mod old_agent;
 mod page;
 mod paused;
