@@ -155,12 +155,10 @@ const VICTIM: &str = "QGA_TEST_IS_A_VICTIM";
 fn a_killed_test_leaves_no_gateway_behind() {
     let dir = tempfile::tempdir().unwrap();
     if let Some(dir) = std::env::var_os(VICTIM) {
-        let gateway = start(dir.as_ref(), Stdio::null());
+        let mut gateway = start(dir.as_ref(), Stdio::null());
         ask(dir.as_ref());
         println!("\ngateway {}", gateway.id());
-        loop {
-            std::thread::park();
-        }
+        gateway.wait().unwrap();
     }
     let mut test = tied(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture", "process::a_killed_test_leaves_no_gateway_behind"])
