@@ -38,6 +38,7 @@ mod service;
 mod settings;
 mod strict;
 mod time;
+mod trail;
 mod vms;
 mod wait;
 
@@ -52,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::audit::Audit;
 use crate::config::Limits;
 use crate::metrics::RequestFigures;
 use crate::replies::Replies;
@@ -72,6 +74,8 @@ pub struct State {
     pub leases: Leases,
     /// Who may do what.
     pub authority: Authority,
+    /// Who did what goes on record here.
+    pub audit: Audit,
     /// The first answers to requests that may be sent again.
     pub replies: Replies,
     /// Cancelled once the gateway is stopping.
@@ -193,6 +197,7 @@ pub fn front(state: State) -> Front {
     let paths = api.paths.paths.keys().map(String::as_str).chain(["/docs/", "/docs/{*file}"]);
     let requests = Arc::new(RequestFigures::new(paths));
     let scrapes = metrics::Scrapes::default();
+    let audit = state.audit.clone();
     let app = App { state: Arc::new(state), requests: requests.clone(), scrapes };
-    Front::new(router.with_state(app), requests).keyed(keyed)
+    Front::new(router.with_state(app), requests).keyed(keyed).audited(audit)
 }

@@ -2,8 +2,10 @@
 //! answer as told, and the real `qemu-ga`.
 
 mod client_mode;
+mod defects;
 mod discovery;
 mod fake;
+mod groups;
 mod hostile;
 mod keepalive;
 mod leased;
