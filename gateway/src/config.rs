@@ -26,6 +26,7 @@ mod external;
 mod fields;
 mod limits;
 mod locate;
+mod metrics;
 mod restart;
 mod template;
 
@@ -35,11 +36,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::audit::AuditConfig;
 use crate::rights::{GrantConfig, TokenConfig};
 use crate::vm::VmId;
 
 pub use external::ExternalFreeze;
+pub(crate) use fields::absolute_or_none;
 pub use limits::{Limits, Timeouts};
+pub use metrics::MetricsConfig;
 pub use template::{IdTemplate, LabelTemplate, PathTemplate};
 
 /// The gateway's configuration.
@@ -65,10 +69,14 @@ pub struct Config {
     /// Who may do what.
     #[serde(rename = "grant")]
     pub grants: Vec<GrantConfig>,
+    /// Who did what goes on record here.
+    pub audit: AuditConfig,
     /// Bounds on memory, time and numbers.
     pub limits: Limits,
     /// How long a command of each class may take before its caller gives up.
     pub timeouts: Timeouts,
+    /// What figures there are beyond those that cost nothing.
+    pub metrics: MetricsConfig,
 }
 
 impl Default for Config {
@@ -81,8 +89,10 @@ impl Default for Config {
             discover: Vec::new(),
             tokens: Vec::new(),
             grants: Vec::new(),
+            audit: AuditConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            metrics: MetricsConfig::default(),
         }
     }
 }
@@ -379,6 +389,9 @@ impl Config {
             }
         }
         if let Some(wrong) = crate::rights::contradiction(&self.grants, &self.tokens) {
+            return Some(wrong);
+        }
+        if let Some(wrong) = self.audit.contradiction() {
             return Some(wrong);
         }
         let l = &self.limits;

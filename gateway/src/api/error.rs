@@ -97,6 +97,8 @@ pub enum Code {
     AgentUnavailable,
     /// The gateway cannot write its state to disk.
     StateUnwritable,
+    /// The gateway cannot write its audit records, and is to change nothing without.
+    AuditUnwritable,
     /// The gateway is stopping.
     ShuttingDown,
     /// The guest agent did not answer in time.
@@ -105,7 +107,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -145,6 +147,7 @@ impl Code {
         Self::AgentBadReply,
         Self::AgentUnavailable,
         Self::StateUnwritable,
+        Self::AuditUnwritable,
         Self::ShuttingDown,
         Self::AgentTimeout,
     ];
@@ -252,6 +255,11 @@ impl Code {
                 S::SERVICE_UNAVAILABLE,
                 "state_unwritable",
                 "The gateway's state cannot be written",
+            ),
+            Self::AuditUnwritable => (
+                S::SERVICE_UNAVAILABLE,
+                "audit_unwritable",
+                "The gateway's audit records cannot be written",
             ),
             Self::AgentTimeout => {
                 (S::GATEWAY_TIMEOUT, "agent_timeout", "The guest agent did not answer in time")

@@ -40,6 +40,7 @@ mod settings;
 mod strict;
 mod tickets;
 mod time;
+mod trail;
 mod vms;
 mod wait;
 
@@ -54,6 +55,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::audit::Audit;
 use crate::config::Limits;
 use crate::metrics::RequestFigures;
 use crate::replies::Replies;
@@ -74,6 +76,8 @@ pub struct State {
     pub leases: Leases,
     /// Who may do what.
     pub authority: Authority,
+    /// Who did what goes on record here.
+    pub audit: Audit,
     /// The first answers to requests that may be sent again.
     pub replies: Replies,
     /// Cancelled once the gateway is stopping.
@@ -207,8 +211,10 @@ pub fn front(state: State) -> Front {
     let paths = api.paths.paths.keys().map(String::as_str).chain(["/docs/", "/docs/{*file}"]);
     let requests = Arc::new(RequestFigures::new(paths));
     let scrapes = metrics::Scrapes::default();
+    let audit = state.audit.clone();
     let tickets = tickets::Tickets::new(state.authority.clone());
     let state = Arc::new(state);
     let app = App { state, requests: requests.clone(), scrapes, tickets: tickets.clone() };
-    Front::new(router.with_state(app), requests).keyed(keyed).with_tickets(tickets)
+    let front = Front::new(router.with_state(app), requests).keyed(keyed);
+    front.with_tickets(tickets).audited(audit)
 }

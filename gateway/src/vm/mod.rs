@@ -27,6 +27,7 @@ mod processes;
 mod qmp;
 mod queue;
 mod reads;
+mod refresh;
 mod registry;
 mod session;
 mod settings;
@@ -65,4 +66,6 @@ pub use processes::{
     ProcessState, ProcessView, TooManyReaders,
 };
 pub use reads::Snapshot;
+pub(crate) use reads::translate;
+pub use refresh::refresh_guests;
 pub use registry::Registry;

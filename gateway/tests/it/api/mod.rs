@@ -1,5 +1,7 @@
 mod access;
 mod agent;
+mod alerts;
+mod audit;
 mod bad_agent;
 mod calls;
 pub(crate) mod client;
