@@ -133,8 +133,12 @@ pub(crate) fn is_page(path: &str) -> bool {
     path.strip_prefix("/docs").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether the `Accept` headers let the gateway answer in JSON, or on `/events` in events.
+/// Whether the `Accept` headers let the gateway answer in JSON, or on `/events` in events. A file
+/// is sent as it is, whatever it may be.
 pub(crate) fn accepts_answer(path: &str, headers: &HeaderMap) -> bool {
+    if path.ends_with("/files/content") {
+        return true;
+    }
     accepts(headers, if path == "/events" { &["text/event-stream", "text/*"] } else { &[] })
 }
 

@@ -8,6 +8,7 @@ use super::capabilities::Interner;
 use super::events::Events;
 use super::power::PowerWatches;
 use super::reads::Reads;
+use super::transfer::Transfers;
 use crate::config::{Config, Limits, Timeouts};
 
 /// What all VMs share.
@@ -19,6 +20,7 @@ pub(crate) struct Settings {
     pub(crate) events: Events,
     pub(crate) power: PowerWatches,
     pub(crate) reads: Reads,
+    pub(crate) transfers: Transfers,
     /// Wakes the discovery: a VM that was kept for its lease may go.
     pub(crate) unpinned: Notify,
 }
@@ -32,6 +34,7 @@ impl Settings {
             events: Events::new(&config.limits),
             power: PowerWatches::default(),
             reads: Reads::default(),
+            transfers: Transfers::default(),
             unpinned: Notify::new(),
         })
     }

@@ -46,7 +46,7 @@ pub use self::exec_ext::{
     XExecSignal, XExecStart, XExecStarted, XExecWait, XExecWrite,
 };
 pub use self::file::{
-    FileRead, FileReadBuilder, FileSeek, FileWrite, GuestFileClose, GuestFileFlush, GuestFileOpen,
+    FileChunk, FileRead, FileReadBuilder, FileSeek, FileWrite, GuestFileClose, GuestFileFlush, GuestFileOpen,
     GuestFileRead, GuestFileSeek, GuestFileWrite, MAX_READ_COUNT, Whence,
 };
 pub use self::file_ext::{
