@@ -54,8 +54,7 @@ pub(crate) fn transfer_failed(vm: &VmHandle, frozen: bool, error: TransferError)
                 after.as_secs()
             ),
         )
-        .outcome(Outcome::Failed, true)
-        .retry_after(10),
+        .outcome(Outcome::Failed, true),
         TransferError::NotAFile { .. } => Problem::new(
             Code::NotAFile,
             format!("On VM \"{id}\" that cannot be read as a whole: {error}."),

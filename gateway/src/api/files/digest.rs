@@ -54,7 +54,8 @@ mod tests {
         let sha256 = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
         assert!(!of(sha256).unwrap().is_empty());
         assert!(!of(&format!("md5=:AAAA:, {sha256}")).unwrap().is_empty());
-        for wrong in ["", "md5=:AAAA:", "sha-256=:AAAA:", "sha-256=47DE", "sha-256", "sha-256=:?:"] {
+        for wrong in ["", "md5=:AAAA:", "sha-256=:AAAA:", "sha-256=47DE", "sha-256", "sha-256=:?:"]
+        {
             assert!(of(wrong).is_err(), "{wrong}");
         }
         assert!(digests(&HeaderMap::new()).unwrap().is_empty());

@@ -82,7 +82,13 @@ pub(super) async fn answer(
 }
 
 impl Known {
-    fn respond(&self, content: Whole, part: Wanted, size: Option<u64>, with_body: bool) -> Response {
+    fn respond(
+        &self,
+        content: Whole,
+        part: Wanted,
+        size: Option<u64>,
+        with_body: bool,
+    ) -> Response {
         let (status, length) = match part {
             Wanted::Part { first, last } => (StatusCode::PARTIAL_CONTENT, Some(last - first + 1)),
             Wanted::Whole | Wanted::Nothing => (StatusCode::OK, size),

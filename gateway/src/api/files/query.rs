@@ -87,7 +87,8 @@ impl RawQuery {
     /// Permission bits as `chmod` takes them.
     pub(super) fn mode(&mut self) -> Result<Option<i64>, Problem> {
         let Some(text) = self.text("mode")? else { return Ok(None) };
-        let octal = (1..=5).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+        let octal =
+            (1..=5).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
         let mode = octal.then(|| i64::from_str_radix(&text, 8).ok()).flatten();
         mode.filter(|mode| *mode <= 0o7777)
             .map(Some)

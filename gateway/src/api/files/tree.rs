@@ -235,7 +235,11 @@ impl Parameters for RenameQuery {
     const NAMES: &'static [&'static str] = &["path", "to", "replace"];
 
     fn take(query: &mut RawQuery) -> Result<Self, Problem> {
-        Ok(Self { path: query.path("path")?, to: query.path("to")?, replace: query.flag("replace")? })
+        Ok(Self {
+            path: query.path("path")?,
+            to: query.path("to")?,
+            replace: query.flag("replace")?,
+        })
     }
 }
 
@@ -272,13 +276,8 @@ pub(in crate::api) async fn rename_file(
     Ok(StatusCode::NO_CONTENT)
 }
 
-const NAME_PROBLEMS: &[Code] = &[
-    Code::FileExists,
-    Code::IsADirectory,
-    Code::DirectoryNotEmpty,
-    Code::FileBusy,
-    Code::NoSpace,
-];
+const NAME_PROBLEMS: &[Code] =
+    &[Code::FileExists, Code::IsADirectory, Code::DirectoryNotEmpty, Code::FileBusy, Code::NoSpace];
 
 /// Remove a file or an empty directory in the guest
 ///
@@ -350,7 +349,11 @@ async fn remove(
     let expect = match Condition::of(headers) {
         Condition::OneOf(tags) => match &*tags {
             [tag] => Some(tag.expected()),
-            _ => return Err(Problem::bad_request("Header If-Match must be one ETag of a file, or *.")),
+            _ => {
+                return Err(Problem::bad_request(
+                    "Header If-Match must be one ETag of a file, or *.",
+                ));
+            }
         },
         // A name that is not there cannot be removed anyway.
         _ => None,

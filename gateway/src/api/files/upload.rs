@@ -70,7 +70,9 @@ impl Plan {
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING) {
             return Err(Problem::new(
                 Code::UnsupportedMediaType,
-                format!("Content-Encoding {encoding:?} is not supported: send the bytes as they are."),
+                format!(
+                    "Content-Encoding {encoding:?} is not supported: send the bytes as they are."
+                ),
             ));
         }
         let range = headers.get(header::CONTENT_RANGE);

@@ -37,12 +37,8 @@ impl Tag {
     fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split('-').map(|part| u64::from_str_radix(part, 16).ok());
         let mut next = || numbers.next().flatten();
-        let tag = Self {
-            dev: next()?,
-            ino: next()?,
-            size: next()?,
-            mtime_ns: next()?.cast_signed(),
-        };
+        let tag =
+            Self { dev: next()?, ino: next()?, size: next()?, mtime_ns: next()?.cast_signed() };
         (tag.text() == text).then_some(tag)
     }
 
@@ -181,7 +177,9 @@ impl Condition {
         let tag = now.and_then(Tag::of);
         match self {
             Self::None => Some(None),
-            Self::Absent => now.is_none().then(|| Some(Expected { absent: true, ..Expected::default() })),
+            Self::Absent => {
+                now.is_none().then(|| Some(Expected { absent: true, ..Expected::default() }))
+            }
             Self::Present => now.is_some().then(|| Some(Expected::default())),
             Self::OneOf(tags) => {
                 let tag = tag.filter(|tag| tags.contains(tag))?;
@@ -198,7 +196,14 @@ mod tests {
 
     fn stat() -> FileStat {
         let mtime_ns = 1_700_000_000_250_999_123;
-        FileStat { kind: FileKind::File, size: 10, ino: 7, dev: 2049, mtime_ns, ..FileStat::default() }
+        FileStat {
+            kind: FileKind::File,
+            size: 10,
+            ino: 7,
+            dev: 2049,
+            mtime_ns,
+            ..FileStat::default()
+        }
     }
 
     fn headers(name: &'static str, value: &str) -> HeaderMap {

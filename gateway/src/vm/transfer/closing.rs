@@ -39,8 +39,7 @@ impl GuestFile {
         handle: impl FnOnce(&C::Return) -> i64,
     ) -> Result<(Self, C::Return), TransferError> {
         let (disruptions, incarnation) = (vm.disruptions(), vm.incarnation());
-        let options =
-            CallOptions { unless_disrupted: Some(disruptions), ..vm.options(&C::INFO) };
+        let options = CallOptions { unless_disrupted: Some(disruptions), ..vm.options(&C::INFO) };
         let opened = vm.call(open, options).await.map_err(TransferError::call(&C::INFO))?;
         let handle = handle(&opened);
         let vm = vm.clone();
@@ -80,8 +79,7 @@ impl GuestFile {
     pub(super) async fn end(&self) -> Result<Option<u64>, TransferError> {
         let whence = Whence::Number(2);
         match self.call(GuestFileSeek { handle: self.handle, offset: 0, whence }).await {
-            // Directories have their end at the greatest number.
-            Ok(seek) => Ok(u64::try_from(seek.position).ok().filter(|end| *end < 1 << 62)),
+            Ok(seek) => Ok(u64::try_from(seek.position).ok()),
             Err(TransferError::Call { source: CallError::Agent(_), .. }) => Ok(None),
             Err(error) => Err(error),
         }

@@ -39,9 +39,8 @@ impl Digests {
 
     /// Whether all that the other is to check is checked here.
     pub(super) fn covers(&self, other: &Self) -> bool {
-        let same = |a: &Digest, b: &Digest| {
-            a.hasher.name() == b.hasher.name() && a.expected == b.expected
-        };
+        let same =
+            |a: &Digest, b: &Digest| a.hasher.name() == b.hasher.name() && a.expected == b.expected;
         other.0.iter().all(|named| self.0.iter().any(|own| same(own, named)))
     }
 

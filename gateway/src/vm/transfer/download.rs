@@ -46,8 +46,10 @@ impl Opened {
             } else {
                 let open = GuestFileOpen { path: path.lossy().into(), mode: Some("r".into()) };
                 let (file, _) = GuestFile::open(&vm, slot, open, |handle| *handle).await?;
-                let size = file.end().await?.filter(|size| *size > 0);
-                Ok(Self { file, stat: None, size, at: None })
+                let end = file.end().await?;
+                // Where there is no end to go to, the position is where it was.
+                let at = end.is_none().then_some(0);
+                Ok(Self { file, stat: None, size: end.filter(is_size), at })
             }
         })
         .await
@@ -57,12 +59,12 @@ impl Opened {
         let (size, at) = match stat.kind {
             // In `/proc` and its like files say 0 and have more.
             FileKind::File => (Some(stat.size).filter(|size| *size > 0), Some(0)),
-            FileKind::BlockDevice => (file.end().await?.filter(|size| *size > 0), None),
+            FileKind::BlockDevice => (file.end().await?.filter(is_size), None),
             FileKind::CharDevice | FileKind::Unknown => (None, Some(0)),
-            kind @ (FileKind::Directory
-            | FileKind::Symlink
-            | FileKind::Fifo
-            | FileKind::Socket) => return Err(TransferError::NotAFile { kind }),
+            kind
+            @ (FileKind::Directory | FileKind::Symlink | FileKind::Fifo | FileKind::Socket) => {
+                return Err(TransferError::NotAFile { kind });
+            }
         };
         Ok(Self { file, stat: Some(stat), size, at })
     }
@@ -91,6 +93,11 @@ impl Opened {
         });
         Download { pieces }
     }
+}
+
+/// Directories have their end at the greatest number, and files without a size at none.
+fn is_size(end: &u64) -> bool {
+    (1..1 << 62).contains(end)
 }
 
 /// A file that is being read.
@@ -217,4 +224,3 @@ impl Reader {
         self.to_ask = self.to_ask.map(|left| left + count as u64);
     }
 }
-

@@ -34,7 +34,10 @@ impl GuestPath {
 
     /// What follows the last slash.
     pub(crate) fn name(&self) -> &[u8] {
-        self.0.rsplit(|byte| matches!(byte, b'/' | b'\\')).find(|name| !name.is_empty()).unwrap_or(b"")
+        self.0
+            .rsplit(|byte| matches!(byte, b'/' | b'\\'))
+            .find(|name| !name.is_empty())
+            .unwrap_or(b"")
     }
 
     /// The members `path` and `path-b64` of an extension's arguments.

@@ -311,10 +311,7 @@ impl Writer {
     }
 
     /// The first of what was sent is answered.
-    async fn done(
-        &mut self,
-        mut done: Result<u64, CallError>,
-    ) -> Result<(), TransferError> {
+    async fn done(&mut self, mut done: Result<u64, CallError>) -> Result<(), TransferError> {
         loop {
             let error = match done {
                 Ok(wrote) => {
