@@ -95,6 +95,14 @@ impl Rest {
         self.request(&Method::PATCH, path, Some(body))
     }
 
+    /// Any method, with a JSON body or none.
+    ///
+    /// # Errors
+    /// As [`Rest::get`].
+    pub fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Reply> {
+        self.request(&Method::from_bytes(method.as_bytes())?, path, body)
+    }
+
     /// DELETE without a body.
     ///
     /// # Errors

@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::rights::{GrantConfig, TokenConfig};
 use crate::vm::VmId;
 
 pub use external::ExternalFreeze;
@@ -58,6 +59,12 @@ pub struct Config {
     pub listen_vms: Vec<ListenVmConfig>,
     /// Patterns of sockets that come and go.
     pub discover: Vec<DiscoverConfig>,
+    /// Bearer tokens, next to the one in the token file.
+    #[serde(rename = "token")]
+    pub tokens: Vec<TokenConfig>,
+    /// Who may do what.
+    #[serde(rename = "grant")]
+    pub grants: Vec<GrantConfig>,
     /// Bounds on memory, time and numbers.
     pub limits: Limits,
     /// How long a command of each class may take before its caller gives up.
@@ -72,6 +79,8 @@ impl Default for Config {
             vms: Vec::new(),
             listen_vms: Vec::new(),
             discover: Vec::new(),
+            tokens: Vec::new(),
+            grants: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -368,6 +377,9 @@ impl Config {
             if let Some(other) = before(&|other| other.qmp.as_ref() == Some(qmp)) {
                 return Some((format!("{}.qmp", name(n)), format!("{} {one}", name(other))));
             }
+        }
+        if let Some(wrong) = crate::rights::contradiction(&self.grants, &self.tokens) {
+            return Some(wrong);
         }
         let l = &self.limits;
         let zero = [

@@ -22,7 +22,8 @@ use crate::api::{self, State};
 use crate::config::{Config, Listen};
 use crate::reload::Reloader;
 use crate::replies::Replies;
-use crate::server::{Tcp, Unix, raise_descriptors, serve};
+use crate::rights::{Authority, Rules};
+use crate::server::{Tcp, Unix, load_token, raise_descriptors, serve};
 use crate::store::{StateDir, Store};
 use crate::vm::{Leases, Registry, ShutdownReport, watch_external};
 
@@ -51,7 +52,8 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     // Before the first of many.
     raise_descriptors(config.all_vms().len());
     let store = Store::open(StateDir::open(&config.state_dir)?)?;
-    let (unix, tcp) = listen(&config.listen).await?;
+    let authority = authority(&config)?;
+    let (unix, tcp) = listen(&config.listen, &authority).await?;
     let registry = Registry::start(&config);
     let leases = Leases::load(&registry, store.clone())?;
     tokio::spawn(watch_external(registry.clone(), leases.clone()));
@@ -59,6 +61,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let front = api::front(State {
         registry: registry.clone(),
         leases: leases.clone(),
+        authority: authority.clone(),
         replies,
         stopping: stopping.clone(),
     });
@@ -73,7 +76,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
             _ = successor.recv() => break HAND_OVER,
-            Some(()) = hangup.recv() => reloader.reload(&registry).await,
+            Some(()) = hangup.recv() => reloader.reload(&registry, &authority).await,
         }
     };
     let grace = registry.limits().shutdown_grace;
@@ -95,11 +98,20 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn listen(listen: &Listen) -> anyhow::Result<(Unix, Option<Tcp>)> {
-    let unix = Unix::bind(&listen.unix)?;
+/// Who may do what. The token of the token file is there where anybody can present it.
+fn authority(config: &Config) -> anyhow::Result<Authority> {
+    let authority = Authority::new(Rules::new(&config.grants, &config.tokens));
+    if config.listen.tcp.is_none() {
+        return Ok(authority);
+    }
+    Ok(authority.with_token(&load_token(&config.listen.token_file)?))
+}
+
+async fn listen(listen: &Listen, authority: &Authority) -> anyhow::Result<(Unix, Option<Tcp>)> {
+    let unix = Unix::bind(&listen.unix, authority)?;
     tracing::info!("listening on {}", listen.unix.display());
     let Some(address) = listen.tcp else { return Ok((unix, None)) };
-    let tcp = Tcp::bind(address, &listen.token_file, &listen.allowed_hosts).await?;
+    let tcp = Tcp::bind(address, authority, &listen.allowed_hosts).await?;
     let address = tcp.address()?;
     tracing::info!("listening on http://{address}, token in {}", listen.token_file.display());
     Ok((unix, Some(tcp)))

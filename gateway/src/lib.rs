@@ -12,6 +12,7 @@ pub mod principal;
 mod printable;
 mod reload;
 pub mod replies;
+pub mod rights;
 pub mod server;
 pub mod store;
 pub mod telemetry;

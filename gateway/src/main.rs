@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use qga_gateway::config::Config;
+use qga_gateway::rights::{Expiry, TokenName, issue};
 use qga_gateway::telemetry::{self, LogFormat};
 use qga_gateway::{api, daemon};
 
@@ -33,6 +34,21 @@ enum Command {
     CheckConfig,
     /// Print the OpenAPI document
     Openapi,
+    /// Bearer tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Make a token: it is printed once, with the lines for the config file, which has only its hash
+    New {
+        /// What its holder is called: the principal token:NAME
+        name: TokenName,
+        /// From when on it is refused, such as 2027-01-31T00:00:00Z
+        #[arg(long)]
+        expires: Option<Expiry>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -51,6 +67,9 @@ fn execute(arguments: Arguments) -> anyhow::Result<()> {
         Command::CheckConfig => {
             Config::load(&arguments.config)?;
             print(&format!("{}: ok\n", arguments.config.display()))
+        }
+        Command::Token(TokenCommand::New { name, expires }) => {
+            print(&issue(&name, expires.as_ref())?)
         }
         Command::Run => run(&arguments.config, arguments.log_format),
     }

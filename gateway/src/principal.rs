@@ -22,6 +22,16 @@ impl Principal {
         Self(format!("unix:uid={uid}").into())
     }
 
+    /// A group of such peers, known by its id; grants may name it.
+    pub fn unix_group(gid: u32) -> Self {
+        Self(format!("unix:gid={gid}").into())
+    }
+
+    /// Whoever has the token of the gateway's token file.
+    pub fn token_file() -> Self {
+        Self("token:default".into())
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use sd_notify::NotifyState;
 
 use crate::config::{Config, ConfigError};
+use crate::rights::{Authority, Rules};
 use crate::vm::Registry;
 
 /// Reads the configuration again when told to.
@@ -24,19 +25,25 @@ impl Reloader {
     }
 
     /// Takes the file over as it is now, and tells systemd when that is done.
-    pub(crate) async fn reload(&self, registry: &Registry) {
+    pub(crate) async fn reload(&self, registry: &Registry, authority: &Authority) {
         let mut begun = vec![NotifyState::Reloading];
         // systemd tells by it which of several reloads this is.
         begun.extend(NotifyState::monotonic_usec_now().ok());
         crate::daemon::notify(&begun);
-        if let Err(error) = self.take_over(registry).await {
+        if let Err(error) = self.take_over(registry, authority).await {
             tracing::error!("the configuration stays as it was: {error}");
         }
         crate::daemon::notify(&[NotifyState::Ready]);
     }
 
-    async fn take_over(&self, registry: &Registry) -> Result<(), ConfigError> {
+    async fn take_over(
+        &self,
+        registry: &Registry,
+        authority: &Authority,
+    ) -> Result<(), ConfigError> {
         let config = Config::load(&self.file)?;
+        // First, so that nobody reaches a new VM by the old rules.
+        authority.replace(Rules::new(&config.grants, &config.tokens));
         crate::server::raise_descriptors(config.all_vms().len());
         // The registry is closed only once nobody reloads any more.
         let Some(done) = registry.reload(&config).await else { return Ok(()) };

@@ -9,6 +9,9 @@
 //!              free
 //! ```
 //!
+//! A request that makes a freeze lease goes to disk with the lease, in one write ([`When`]): no guest
+//! hears of it before, and neither is there without the other.
+//!
 //! Whoever comes while it is in hand waits for what becomes of it. The table knows nothing of HTTP
 //! but that an answer has a status, headers and a body.
 
@@ -48,7 +51,7 @@ pub(crate) struct Reply {
 /// What a request under a key meets.
 #[derive(Debug)]
 pub(crate) enum Begun {
-    /// It is the first, and on disk as such.
+    /// It is the first, and on disk as such where that was to be at once.
     First(InHand),
     /// It was answered before.
     Done(Reply),
@@ -56,6 +59,16 @@ pub(crate) enum Begun {
     Lost,
     /// The key stands for another request.
     Other,
+}
+
+/// When a request that is begun goes to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Before it goes on.
+    AtOnce,
+    /// In the write of the lease that it makes, which knows its name. If it makes none, it changes
+    /// nothing.
+    WithLease,
 }
 
 /// Why a request under a key cannot be begun. Nothing was sent.
@@ -88,6 +101,8 @@ struct Row {
     at: u64,
     fingerprint: String,
     reply: Option<Reply>,
+    /// The disk may have it.
+    written: bool,
     /// Closed when it is out of hand.
     in_hand: Option<watch::Receiver<()>>,
 }
@@ -132,7 +147,10 @@ impl Replies {
         found.sort_by_key(|(_, read)| read.at);
         let mut rows = Rows::default();
         for (name, Read { at, fingerprint, reply, .. }) in found {
-            rows.enter(name.into(), Row { age: 0, at, fingerprint, reply, in_hand: None });
+            rows.enter(
+                name.into(),
+                Row { age: 0, at, fingerprint, reply, written: true, in_hand: None },
+            );
         }
         Ok(Self::over(registry, store, rows))
     }
@@ -146,11 +164,18 @@ impl Replies {
 
     /// Begins a request, or waits for the one that is in hand under the same name. Cancelling it
     /// changes nothing.
-    pub(crate) async fn begin(&self, name: &str, fingerprint: &str) -> Result<Begun, BeginError> {
+    pub(crate) async fn begin(
+        &self,
+        name: &str,
+        fingerprint: &str,
+        when: When,
+    ) -> Result<Begun, BeginError> {
         loop {
             let mut in_hand = match self.0.meet(name, fingerprint)? {
                 Met::First(in_hand) => {
-                    self.0.store.sync([key(&in_hand.name)]).await?;
+                    if when == When::AtOnce {
+                        self.0.store.sync([key(&in_hand.name)]).await?;
+                    }
                     return Ok(Begun::First(in_hand));
                 }
                 Met::InHand(in_hand) => in_hand,
@@ -189,7 +214,9 @@ impl Table {
         let (done, in_hand) = watch::channel(());
         let fingerprint = fingerprint.to_owned();
         let in_hand = Some(in_hand);
-        rows.enter(name.clone(), Row { age: 0, at: now(), fingerprint, reply: None, in_hand });
+        let (reply, written) = (None, false);
+        let row = Row { age: 0, at: now(), fingerprint, reply, written, in_hand };
+        rows.enter(name.clone(), row);
         Ok(Met::First(InHand { table: self.clone(), name, went: false, _done: done }))
     }
 
@@ -223,11 +250,12 @@ impl Rows {
         self.by_name.insert(name, row);
     }
 
-    fn remove(&mut self, name: &str) {
-        if let Some(row) = self.by_name.remove(name) {
-            self.by_age.remove(&row.age);
-            self.bytes -= row.size();
-        }
+    /// Whether the disk is to forget it too.
+    fn remove(&mut self, name: &str) -> bool {
+        let Some(row) = self.by_name.remove(name) else { return false };
+        self.by_age.remove(&row.age);
+        self.bytes -= row.size();
+        row.written
     }
 
     fn oldest_settled(&self) -> Option<(&Row, Arc<str>)> {
@@ -245,8 +273,9 @@ impl Row {
 
 impl Records for Table {
     fn record(&self, name: &str) -> Option<Vec<u8>> {
-        let rows = self.rows();
-        let row = rows.by_name.get(name)?;
+        let mut rows = self.rows();
+        let row = rows.by_name.get_mut(name)?;
+        row.written = true;
         let (fingerprint, reply) = (&*row.fingerprint, row.reply.as_ref());
         let written = Written { version: VERSION, at: row.at, fingerprint, reply };
         // Strings and numbers: their serialization cannot fail.
@@ -301,9 +330,11 @@ impl Drop for InHand {
                 row.in_hand = None;
             }
         } else {
-            rows.remove(&self.name);
+            let written = rows.remove(&self.name);
             drop(rows);
-            self.table.store.note(key(&self.name));
+            if written {
+                self.table.store.note(key(&self.name));
+            }
         }
     }
 }

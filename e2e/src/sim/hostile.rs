@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -64,6 +64,7 @@ impl Attack {
 pub struct Hostile {
     path: PathBuf,
     written: Arc<AtomicU64>,
+    relents: Arc<AtomicBool>,
     serving: JoinHandle<()>,
 }
 
@@ -74,14 +75,17 @@ impl Hostile {
         let listener = UnixListener::from_std(listener)?;
         let written = Arc::new(AtomicU64::new(0));
         let counter = written.clone();
+        let relents = Arc::new(AtomicBool::new(false));
+        let honest = relents.clone();
         let serving = runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let mut guest = Guest { stream, attack, seen: Vec::new(), counter: &counter };
+                let (counter, relents) = (&*counter, &*honest);
+                let mut guest = Guest { stream, attack, seen: Vec::new(), counter, relents };
                 // The next connection is another chance.
                 drop(guest.attack().await);
             }
         });
-        Ok(Self { path: path.to_owned(), written, serving })
+        Ok(Self { path: path.to_owned(), written, relents, serving })
     }
 
     /// Its socket.
@@ -92,6 +96,11 @@ impl Hostile {
     /// Bytes, and connections, with which it has bothered its client.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// From now on one that drips answers `{}` to whatever it is asked, on the same connection.
+    pub fn relent(&self) {
+        self.relents.store(true, Ordering::Relaxed);
     }
 }
 
@@ -107,6 +116,7 @@ struct Guest<'a> {
     /// The numbers of the syncs so far.
     seen: Vec<i64>,
     counter: &'a AtomicU64,
+    relents: &'a AtomicBool,
 }
 
 impl Guest<'_> {
@@ -162,12 +172,13 @@ impl Guest<'_> {
                 }
                 self.write(format!("\"{id}}}\n").as_bytes()).await
             }
-            Attack::SlowDrip => {
+            Attack::SlowDrip if !self.relents.load(Ordering::Relaxed) => {
                 self.write(b"{\"return\": \"").await?;
-                loop {
+                while !self.relents.load(Ordering::Relaxed) {
                     self.write(b"A").await?;
                     tokio::time::sleep(DRIP).await;
                 }
+                self.write(b"\"}\n").await
             }
             Attack::InvalidUtf8 => {
                 self.write(b"{\"return\": \"\xC3\x28\xFE\xFE \xED\xA0\x80\"").await?;

@@ -87,6 +87,8 @@ pub enum Act {
     Late(Duration),
     /// These bytes come instead of its reply.
     Instead(Vec<u8>),
+    /// This JSON text is its answer; it is not run if that is decided when it comes.
+    Answer(Vec<u8>),
     /// The connection is closed; a reply waits for the next client, if the agent keeps it.
     HangUp,
 }

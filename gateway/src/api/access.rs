@@ -1,47 +1,69 @@
 //! Who may speak at all: the Host check, and principals from peers and bearer tokens.
 
-use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::http::uri::Authority;
+use axum::http::uri;
 use axum::http::{HeaderMap, Uri, Version, header};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
-use super::caller::unauthenticated;
 use super::error::{Code, Problem};
-use crate::principal::Principal;
+use super::failures::Failures;
+use crate::rights::{Authority, Bearer, Identity};
 
 /// How the callers of one connection prove who they are.
 #[derive(Clone, Debug)]
 pub enum Access {
-    /// A Unix socket: the kernel names the peer, once for the connection.
-    Peer(Principal),
+    /// A Unix socket: the kernel names the peer, once for the connection. A request may name
+    /// itself by a token instead.
+    Peer(Identity, Authority),
     /// TCP on loopback, where every process of the host can connect: a token per request.
-    Bearer(Arc<TcpAccess>),
+    Bearer(Arc<TcpAccess>, IpAddr),
 }
 
 /// What requests over TCP are measured by.
 #[derive(Debug)]
 pub struct TcpAccess {
-    /// The token that they must carry.
-    pub token: BearerToken,
+    /// Knows the tokens.
+    pub authority: Authority,
     /// Names allowed in `Host`, with any port, next to the loopback ones.
     pub allowed_hosts: Vec<String>,
+    /// Who has failed how often.
+    pub failures: Failures,
+}
+
+/// Who a request has proved to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Proof {
+    pub(crate) identity: Identity,
+    /// The token that proved it.
+    pub(crate) bearer: Option<Bearer>,
 }
 
 impl Access {
-    /// The principal that this request proves, if it proves one.
-    pub(crate) fn principal(&self, headers: &HeaderMap) -> Option<Principal> {
+    /// Who this request proves to come from, if it proves anything.
+    pub(crate) fn prove(&self, headers: &HeaderMap) -> Result<Option<Proof>, Problem> {
+        let named = headers.contains_key(header::AUTHORIZATION);
         match self {
-            Self::Peer(principal) => Some(principal.clone()),
-            Self::Bearer(access) => {
-                let token = &access.token;
-                let mut values = headers.get_all(header::AUTHORIZATION).iter();
-                let (Some(value), None) = (values.next(), values.next()) else { return None };
-                let (scheme, credentials) = value.to_str().ok()?.split_once(' ')?;
-                (scheme.eq_ignore_ascii_case("bearer") && token.matches(credentials.trim()))
-                    .then(|| token.principal.clone())
+            Self::Peer(identity, _) if !named => {
+                Ok(Some(Proof { identity: identity.clone(), bearer: None }))
+            }
+            Self::Peer(_, authority) => {
+                Ok(Some(proof(authority, headers).ok_or_else(wrong_token)?))
+            }
+            Self::Bearer(_, _) if !named => Ok(None),
+            Self::Bearer(access, peer) => {
+                if let Some(proof) = proof(&access.authority, headers) {
+                    return Ok(Some(proof));
+                }
+                match access.failures.note(*peer) {
+                    None => Err(wrong_token()),
+                    Some(wait) => Err(Problem::new(
+                        Code::TooManyFailures,
+                        "Too many requests with a wrong token have come from this address. Those \
+                         with a right one are served as ever.",
+                    )
+                    .retry_after(u32::try_from(wait.as_secs()).unwrap_or(1).max(1))),
+                }
             }
         }
     }
@@ -64,14 +86,14 @@ impl Access {
             }
             _ => return Err(Problem::bad_request("Exactly one Host header is needed.")),
         };
-        let Self::Bearer(access) = self else { return Ok(()) };
+        let Self::Bearer(access, _) = self else { return Ok(()) };
         let allowed = |host| {
             names(host, "localhost")
                 || names(host, "127.0.0.1")
                 || names(host, "[::1]")
                 || access.allowed_hosts.iter().any(|name| names(host, name))
         };
-        let named = [host, uri.authority().map(Authority::as_str)];
+        let named = [host, uri.authority().map(uri::Authority::as_str)];
         if host.is_some() && named.into_iter().flatten().all(allowed) {
             return Ok(());
         }
@@ -97,29 +119,21 @@ fn names(host: &str, name: &str) -> bool {
     start.eq_ignore_ascii_case(name) && (rest.is_empty() || port)
 }
 
-/// A token that requests on a listener must carry. Only its hash is kept.
-pub struct BearerToken {
-    sha256: [u8; 32],
-    principal: Principal,
+fn proof(authority: &Authority, headers: &HeaderMap) -> Option<Proof> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, credentials) = value.to_str().ok()?.split_once(' ')?;
+    let bearer = Some(credentials.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"))?;
+    let bearer = authority.bearer(bearer)?;
+    Some(Proof { identity: bearer.principal.clone().into(), bearer: Some(bearer) })
 }
 
-impl BearerToken {
-    /// For a token of at least 256 bits of randomness.
-    pub fn new(token: &str, principal: Principal) -> Self {
-        Self { sha256: Sha256::digest(token).into(), principal }
-    }
-
-    /// Takes the same time however much of the token is right.
-    fn matches(&self, presented: &str) -> bool {
-        let presented: [u8; 32] = Sha256::digest(presented).into();
-        presented.ct_eq(&self.sha256).into()
-    }
-}
-
-impl fmt::Debug for BearerToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BearerToken").field("principal", &self.principal).finish_non_exhaustive()
-    }
+fn wrong_token() -> Problem {
+    Problem::new(
+        Code::Unauthenticated,
+        "The Authorization header does not carry a token of this gateway (\"Bearer \" and the \
+         token): it is unknown, has expired or was withdrawn.",
+    )
 }
 
 /// What anybody who reaches the listener may ask for: whether the gateway lives, and the
@@ -163,21 +177,12 @@ fn accepts(headers: &HeaderMap, more: &[&str]) -> bool {
     !named_any
 }
 
-pub(crate) fn refuse_unauthenticated(access: &Access, headers: &HeaderMap) -> Problem {
-    match access {
-        Access::Bearer(_) if headers.contains_key(header::AUTHORIZATION) => Problem::new(
-            Code::Unauthenticated,
-            "The Authorization header does not carry the token of this gateway: compare it with \
-             the gateway's token file (\"Bearer \" and the file's one line).",
-        ),
-        _ => unauthenticated(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use axum::http::HeaderValue;
+
+    use crate::rights::Rules;
 
     #[test]
     fn a_host_is_named_with_and_without_port() {
@@ -232,10 +237,20 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_compared_whole() {
-        let token = BearerToken::new("secret", Principal::new("token:default"));
-        assert!(token.matches("secret"));
-        assert!(!token.matches("secre") && !token.matches("") && !token.matches("secret2"));
-        assert!(!format!("{token:?}").contains("sha256"));
+    fn a_token_is_compared_whole_and_counts_on_a_unix_socket_too() {
+        let authority = Authority::new(Rules::default()).with_token("secret");
+        let access = Access::Peer(Identity::unix(1, 1), authority);
+        let with = |credentials: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(credentials).unwrap());
+            access.prove(&headers).map(|proof| proof.unwrap().identity.principal)
+        };
+        let who = access.prove(&HeaderMap::new()).unwrap().unwrap().identity.principal;
+        assert_eq!(who.as_str(), "unix:uid=1");
+        assert_eq!(with("bearer secret").unwrap().as_str(), "token:default");
+        for wrong in ["Bearer secre", "Bearer ", "Bearer secret2", "Basic secret", "secret"] {
+            // Whoever names themselves wrongly is nobody, and not whom the socket would name.
+            assert!(with(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -18,9 +18,14 @@ use super::error::Problem;
 use super::extract::{Json, Path};
 
 /// The user in the path; a struct, so that what is wrong is told by its name.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
 pub(super) struct UserPath {
+    /// The VM.
+    #[param(example = "web-1")]
     id: String,
+    /// The guest's user.
+    #[param(example = "ada")]
     name: String,
 }
 
@@ -98,11 +103,7 @@ fn check_keys(member: &str, keys: &[String]) -> Result<(), Problem> {
     put,
     path = "/vms/{id}/users/{name}/password",
     tag = "accounts",
-    params(
-        ("id" = String, Path, description = "The VM.", example = "web-1"),
-        ("name" = String, Path, description = "The guest's user.", example = "ada"),
-        CallTimeout,
-    ),
+    params(UserPath, CallTimeout),
     request_body = PasswordRequest,
     responses((status = 200, description = "Set.", body = Empty)),
     extensions(
@@ -134,11 +135,7 @@ pub(super) async fn set_password(
     get,
     path = "/vms/{id}/users/{name}/ssh-keys",
     tag = "accounts",
-    params(
-        ("id" = String, Path, description = "The VM.", example = "web-1"),
-        ("name" = String, Path, description = "The guest's user.", example = "ada"),
-        CallTimeout,
-    ),
+    params(UserPath, CallTimeout),
     responses((
         status = 200,
         description = "The keys.",
@@ -167,11 +164,7 @@ pub(super) async fn list_ssh_keys(
     put,
     path = "/vms/{id}/users/{name}/ssh-keys",
     tag = "accounts",
-    params(
-        ("id" = String, Path, description = "The VM.", example = "web-1"),
-        ("name" = String, Path, description = "The guest's user.", example = "ada"),
-        CallTimeout,
-    ),
+    params(UserPath, CallTimeout),
     request_body = KeysRequest,
     responses((status = 200, description = "Replaced.", body = Empty)),
     extensions(
@@ -201,11 +194,7 @@ pub(super) async fn replace_ssh_keys(
     patch,
     path = "/vms/{id}/users/{name}/ssh-keys",
     tag = "accounts",
-    params(
-        ("id" = String, Path, description = "The VM.", example = "web-1"),
-        ("name" = String, Path, description = "The guest's user.", example = "ada"),
-        CallTimeout,
-    ),
+    params(UserPath, CallTimeout),
     request_body = KeysChange,
     responses((status = 200, description = "Added and removed.", body = Empty)),
     extensions(

@@ -1,5 +1,6 @@
 //! Who calls, and the only way for a handler to a VM or a lease: by naming the right it needs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,17 +10,19 @@ use axum::http::request::Parts;
 use qga_proto::command::{Command, CommandInfo, Right};
 
 use super::App;
+use super::access::Proof;
 use super::call_timeout::CallTimeout;
 use super::context::RequestContext;
 use super::error::{Code, Problem, guest};
 use crate::principal::Principal;
+use crate::rights::Target;
 use crate::vm::{CallError, CallOptions, Lease, Leases, VmHandle, VmId};
 
 /// An authenticated caller of one request.
 pub(crate) struct Caller {
     app: App,
     context: Arc<RequestContext>,
-    principal: Principal,
+    proof: Proof,
 }
 
 impl FromRequestParts<App> for Caller {
@@ -27,26 +30,26 @@ impl FromRequestParts<App> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let context = parts.extensions.get::<Arc<RequestContext>>().cloned();
-        let principal = context.as_ref().and_then(|c| c.principal.clone());
+        let proof = context.as_ref().and_then(|c| c.proof.clone());
         // The front lets nobody through without a principal, save to the public operations.
-        let (Some(context), Some(principal)) = (context, principal) else {
+        let (Some(context), Some(proof)) = (context, proof) else {
             return Err(unauthenticated());
         };
-        Ok(Self { app: app.clone(), context, principal })
+        Ok(Self { app: app.clone(), context, proof })
     }
 }
 
 pub(crate) fn unauthenticated() -> Problem {
     Problem::new(
         Code::Unauthenticated,
-        "Over TCP every request needs the header \"Authorization: Bearer TOKEN\" with the token \
-         from the gateway's token file. Over the Unix socket no token is needed.",
+        "Over TCP every request needs the header \"Authorization: Bearer TOKEN\" with a token of \
+         the gateway. Over the Unix socket no token is needed.",
     )
 }
 
 impl Caller {
     pub(crate) fn principal(&self) -> &Principal {
-        &self.principal
+        &self.proof.identity.principal
     }
 
     pub(crate) fn app(&self) -> &App {
@@ -62,7 +65,7 @@ impl Caller {
     pub(crate) fn vm(&self, id: &str, right: Right) -> Result<Vm, Problem> {
         let vm = self.find(id).ok_or_else(|| vm_not_found(id))?;
         self.context.concerns(vm.id());
-        self.authorise(vm.id(), right)?;
+        self.permit(vm.id(), Some(vm.labels()), right)?;
         let (app, context) = (self.app.clone(), self.context.clone());
         Ok(Vm { app, context, handle: vm, timeout: None })
     }
@@ -71,16 +74,18 @@ impl Caller {
     pub(crate) fn lease(&self, id: &str, right: Right) -> Result<Lease, Problem> {
         let lease = id.parse().ok().and_then(|id| self.app.leases.get(&id));
         let lease = lease.ok_or_else(|| lease_not_found(id))?;
-        for member in &lease.members {
-            self.context.concerns(&member.vm);
-            self.authorise(&member.vm, right)?;
+        let mut vms = lease.members.iter().map(|member| &member.vm);
+        if !self.sees(&lease) {
+            return Err(lease_not_found(id));
         }
+        vms.clone().for_each(|vm| self.context.concerns(vm));
+        vms.try_for_each(|vm| self.authorise_on(&lease, vm, right))?;
         Ok(lease)
     }
 
     /// Refuses to renew or end a lease that is somebody else's, unless the caller insists and may.
     pub(crate) fn owns(&self, lease: &Lease, force: bool) -> Result<(), Problem> {
-        if lease.ended() || lease.owner == self.principal {
+        if lease.ended() || lease.owner == *self.principal() {
             return Ok(());
         }
         if force {
@@ -92,17 +97,87 @@ impl Caller {
             format!(
                 "Lease {} belongs to {}, and you are {}. Only its owner renews or ends it; \
                  \"?force=true\" does too, with the right freeze_force. Nothing was done.",
-                lease.id, lease.owner, self.principal
+                lease.id,
+                lease.owner,
+                self.principal()
             ),
         )
         .lease(&lease.id))
     }
 
-    /// Every principal that can authenticate today has every right: the Unix socket's peers by
-    /// its permissions, the token's holder by the token. Rules per principal and VM go here.
-    #[expect(clippy::unnecessary_wraps, reason = "rights per principal will refuse here")]
-    pub(crate) fn authorise(&self, _vm: &VmId, _right: Right) -> Result<(), Problem> {
-        Ok(())
+    /// Refuses what the caller has no right to. A VM on which it has none at all does not exist
+    /// for it.
+    pub(crate) fn authorise(&self, vm: &VmId, right: Right) -> Result<(), Problem> {
+        let handle = self.app.registry.get(vm);
+        self.permit(vm, handle.as_ref().map(VmHandle::labels), right)
+    }
+
+    /// Whether the caller may.
+    pub(crate) fn may(&self, vm: &VmHandle, right: Right) -> bool {
+        let target = Target { id: vm.id(), labels: Some(vm.labels()) };
+        self.app.authority.allow(&self.proof.identity, right, target)
+    }
+
+    /// Whether the VM is there for the caller.
+    pub(crate) fn sees_vm(&self, vm: &VmId) -> bool {
+        let handle = self.app.registry.get(vm);
+        let target = Target { id: vm, labels: handle.as_ref().map(VmHandle::labels) };
+        self.app.authority.show(&self.proof.identity, target)
+    }
+
+    /// Whether the lease is there for the caller: whether each of its VMs is. Its own is also when
+    /// a VM of it has gone, with the labels by which it was granted.
+    pub(crate) fn sees(&self, lease: &Lease) -> bool {
+        let mut vms = lease.members.iter().map(|member| &member.vm);
+        vms.all(|vm| self.sees_vm(vm) || self.keeps(lease, vm, Right::Freeze))
+    }
+
+    /// Whether the caller may do this with the lease.
+    pub(crate) fn may_with(&self, lease: &Lease, right: Right) -> bool {
+        let mut vms = lease.members.iter().map(|member| &member.vm);
+        vms.all(|vm| self.authorise_on(lease, vm, right).is_ok())
+    }
+
+    fn authorise_on(&self, lease: &Lease, vm: &VmId, right: Right) -> Result<(), Problem> {
+        if self.keeps(lease, vm, right) { Ok(()) } else { self.authorise(vm, right) }
+    }
+
+    /// Whether it is the caller's own lease of a VM that has gone.
+    fn keeps(&self, lease: &Lease, vm: &VmId, right: Right) -> bool {
+        lease.owner == *self.principal()
+            && self.app.registry.get(vm).is_none()
+            && self.app.authority.know(&self.proof.identity, right)
+    }
+
+    fn permit(
+        &self,
+        id: &VmId,
+        labels: Option<&BTreeMap<String, String>>,
+        right: Right,
+    ) -> Result<(), Problem> {
+        let (identity, target) = (&self.proof.identity, Target { id, labels });
+        if self.app.authority.allow(identity, right, target) {
+            return Ok(());
+        }
+        if !self.app.authority.show(identity, target) {
+            return Err(vm_not_found(id.as_str()));
+        }
+        Err(Problem::new(
+            Code::Forbidden,
+            format!(
+                "{} does not have the right {} on VM {id}; a [[grant]] in the gateway's \
+                 configuration would give it. Nothing was done.",
+                identity.principal,
+                right.as_str()
+            ),
+        )
+        .vm(id))
+    }
+
+    /// Returns once the caller would not be let in any more, or `holds` does not hold: for streams,
+    /// which must end when rights do.
+    pub(crate) async fn revoked(&self, holds: impl Fn() -> bool) {
+        self.app.authority.watch(self.proof.bearer.clone()).until(holds).await;
     }
 
     /// Notes the guest command for the log, where a lease sends it and not [`Vm::call`].
@@ -133,6 +208,11 @@ impl Vm {
     pub(crate) fn options(&self, info: &CommandInfo) -> CallOptions {
         let options = self.handle.options(info);
         CallOptions { timeout: self.timeout.unwrap_or(options.timeout), ..options }
+    }
+
+    /// The request's own timeout.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.timeout
     }
 
     /// One guest command, with the timeout and answer limit of its kind.
@@ -201,6 +281,6 @@ pub(crate) fn lease_not_found(id: &str) -> Problem {
 
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Caller").field(&self.principal).finish()
+        f.debug_tuple("Caller").field(self.principal()).finish()
     }
 }

@@ -18,9 +18,14 @@ use crate::vm::foreign;
 pub(super) const MAX_COMMAND_BODY: usize = 68 << 20;
 
 /// The name in the path; a struct, so that what is wrong is told by its name.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
 pub(super) struct CommandPath {
+    /// The VM.
+    #[param(example = "web-1")]
     id: String,
+    /// The command.
+    #[param(example = "guest-file-open")]
     name: String,
 }
 
@@ -55,15 +60,11 @@ pub(super) struct CommandBody {
     post,
     path = "/vms/{id}/commands/{name}",
     tag = "guest",
-    params(
-        ("id" = String, Path, description = "The VM.", example = "web-1"),
-        ("name" = String, Path, description = "The command.", example = "guest-file-open"),
-        CallTimeout,
-    ),
+    params(CommandPath, CallTimeout),
     request_body = CommandRequest,
     responses((status = 200, description = "The agent's answer.", body = CommandBody)),
     extensions(
-        ("x-qga-right" = json!(Right::Raw)),
+        ("x-qga-right" = json!("raw, and the command's own unless that is observe")),
         ("x-qga-command" = json!("the one named")),
         ("x-qga-problems" = json!(CALL_PROBLEMS)),
     )
@@ -77,6 +78,10 @@ pub(super) async fn send_command(
     let vm = caller.vm(&id, Right::Raw)?.within(timeout);
     refuse_owned(&id, &name)?;
     let info = facts(&vm, &name).await?;
+    // Whoever may send anything still needs what the command by itself needs.
+    if info.right != Right::Observe {
+        caller.authorise(vm.handle.id(), info.right)?;
+    }
     vm.admit(info).await?;
     caller.sends(info.name);
     let reply = vm.handle.call_raw(info, request.arguments.text(), vm.options(info)).await;

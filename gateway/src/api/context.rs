@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::access::Proof;
 use crate::principal::Principal;
 use crate::vm::VmId;
 
@@ -16,16 +17,21 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 pub(crate) struct RequestContext {
     pub(crate) id: HeaderValue,
     /// Absent only where an operation needs no credentials.
-    pub(crate) principal: Option<Principal>,
+    pub(crate) proof: Option<Proof>,
     vm: OnceLock<VmId>,
     command: OnceLock<&'static str>,
     reply_key: OnceLock<Arc<str>>,
 }
 
 impl RequestContext {
-    pub(crate) fn new(id: HeaderValue, principal: Option<Principal>) -> Self {
+    pub(crate) fn new(id: HeaderValue, proof: Option<Proof>) -> Self {
         let (vm, command, reply_key) = Default::default();
-        Self { id, principal, vm, command, reply_key }
+        Self { id, proof, vm, command, reply_key }
+    }
+
+    /// Who asks.
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.proof.as_ref().map(|proof| &proof.identity.principal)
     }
 
     /// The VM that the request turned out to be about. The first one stays.

@@ -78,8 +78,9 @@ how far a guest command came, `retryable` whether the same request may simply be
 that is not listed here answers `route_not_found`, a method that is not `method_not_allowed`. What \
 is no HTTP request answers `bad_request`, `head_too_large` or `request_timeout`, and the connection \
 is closed.
-* Over the Unix socket the kernel names the caller. Over TCP every operation needs the bearer \
-token, save those that list no security.
+* Over the Unix socket the kernel names the caller, unless a request carries a bearer token. Over \
+TCP every operation needs one, save those that list no security. What a caller may do with which \
+VM the gateway's configuration says; a VM on which it has no right at all is `vm_not_found`.
 * Unknown members and query parameters are refused, so that nothing is ignored that was meant.
 * `x-qga-right` is the right that an operation needs, `x-qga-command` the guest command that it \
 sends, `x-qga-problems` the codes that it can answer with.
@@ -192,7 +193,7 @@ Makes it safe to send the request again: 1 to 255 visible characters, new for ea
 For 24 hours a repeat by the same caller on the same path gets the first answer, with \
 `idempotency-replayed: true`, also after a restart of the gateway; one that comes while the first is \
 in hand waits for it. Answers that say that nothing was sent are not kept. Of an answer larger than \
-64 KiB only the status is kept: `idempotency-replayed: without-body`.";
+64 KiB only the status is kept: `idempotency-replayed: without-body`. A `dry_run` uses none up.";
 
 fn complete_operation(method: &str, operation: &mut Value, problems: &mut Map<String, Value>) {
     let public = operation.get("security").is_some();

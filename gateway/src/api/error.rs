@@ -26,6 +26,8 @@ pub enum Code {
     Unauthenticated,
     /// The caller may not do this.
     Forbidden,
+    /// Too many requests with wrong credentials have come from this address.
+    TooManyFailures,
     /// The guest's own policy has switched the command off.
     CommandDisabled,
     /// No operation has this path.
@@ -122,7 +124,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 50] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -164,6 +166,7 @@ impl Code {
         Self::QueueFull,
         Self::TooManyFrozen,
         Self::TooManySubscribers,
+        Self::TooManyFailures,
         Self::HeadTooLarge,
         Self::InternalError,
         Self::CommandUnsupported,
@@ -231,6 +234,9 @@ impl Code {
             }
             Self::TooManySubscribers => {
                 (S::TOO_MANY_REQUESTS, "too_many_subscribers", "Too many follow the events")
+            }
+            Self::TooManyFailures => {
+                (S::TOO_MANY_REQUESTS, "too_many_failures", "Too many wrong credentials")
             }
             Self::HeadTooLarge => (
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,

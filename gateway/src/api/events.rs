@@ -283,6 +283,7 @@ impl Feed {
         tokio::select! {
             biased;
             () = self.stopping.cancelled() => None,
+            () = caller.revoked(|| true) => None,
             delivery = self.subscription.next(wanted) => Some(frame(&delivery)),
             () = sleep(self.heartbeat) => {
                 // An id without data is no event, but moves a client's place on (HTML, 9.2.6).

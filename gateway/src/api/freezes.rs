@@ -3,17 +3,18 @@
 use axum::Json as Answer;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
-use qga_proto::command::Right;
+use qga_proto::command::{Command as _, CommandInfo, Right, XFsfreezeRenew};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::caller::Caller;
 use super::document::LEASE_PROBLEMS;
 use super::error::{Problem, guest};
-use super::extract::{Json, NoBody, NoQuery, Path, Query};
+use super::extract::{Json, NoBody, NoQuery, Path};
 use super::fsfreeze::{THAW, seconds};
 use super::lease::{IfMatch, LeaseBody};
 use super::page_of_freezes::{LeasePage, Place};
+use super::patience::{ForceQuery, PATIENCE, Patience};
 use crate::vm::{FreezeError, Lease};
 
 /// Freeze leases.
@@ -24,14 +25,6 @@ pub(super) struct FreezeList {
     /// For `after`, where there are more; `null` at the end.
     #[schema(required)]
     next: Option<String>,
-}
-
-/// Whose leases are meant.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ForceQuery {
-    #[serde(default)]
-    pub(super) force: bool,
 }
 
 /// For how long to hold from now.
@@ -45,22 +38,44 @@ pub(super) struct RenewRequest {
 }
 
 impl RenewRequest {
-    pub(super) async fn renew(self, caller: &Caller, lease: &Lease) -> Result<LeaseBody, Problem> {
+    pub(super) async fn renew(
+        self,
+        caller: &Caller,
+        lease: &Lease,
+        patience: Patience,
+    ) -> Result<LeaseBody, Problem> {
         let max = caller.app().limits().ttl_max;
         let ttl = seconds("ttl_seconds", self.ttl_seconds, lease.ttl, max)?;
-        let renewed = caller.app().leases.renew(&lease.id, ttl).await;
-        renewed.map(LeaseBody::from).map_err(|error| failed(caller, lease, error))
+        let leases = &caller.app().leases;
+        let renewed = patience.ask(|| leases.renew(&lease.id, ttl)).await;
+        renewed.map(LeaseBody::from).map_err(|error| failed(caller, lease, RENEW, error))
     }
 }
 
-pub(super) async fn thaw(caller: &Caller, lease: &Lease) -> Result<LeaseBody, Problem> {
+pub(super) async fn thaw(
+    caller: &Caller,
+    lease: &Lease,
+    patience: Patience,
+) -> Result<LeaseBody, Problem> {
     caller.sends(THAW.name);
-    let thawed = caller.app().leases.thaw(&lease.id).await;
-    thawed.map(LeaseBody::from).map_err(|error| failed(caller, lease, error))
+    let thawed = patience.ask(|| caller.app().leases.thaw(&lease.id)).await;
+    thawed.map(LeaseBody::from).map_err(|error| {
+        let goes_on = matches!(error, FreezeError::Call(_) | FreezeError::Group { .. });
+        let problem = failed(caller, lease, THAW, error);
+        let follow = format!(
+            "The guest has not said yet that it is thawed. The gateway goes on until it does: \
+             follow GET /freezes/{}.",
+            lease.id
+        );
+        if goes_on { problem.preceded_by(&follow) } else { problem }
+    })
 }
 
-fn failed(caller: &Caller, lease: &Lease, error: FreezeError) -> Problem {
-    guest::lease_failed(&caller.app().registry, lease, THAW, error)
+/// The command behind a renewal, where a guest is told of it.
+const RENEW: &CommandInfo = &XFsfreezeRenew::INFO;
+
+fn failed(caller: &Caller, lease: &Lease, info: &CommandInfo, error: FreezeError) -> Problem {
+    guest::lease_failed(&caller.app().registry, lease, info, error)
 }
 
 /// List the freeze leases
@@ -89,10 +104,7 @@ fn failed(caller: &Caller, lease: &Lease, error: FreezeError) -> Problem {
 )]
 pub(super) async fn list_freezes(caller: Caller, page: LeasePage) -> Response {
     let mut found = caller.app().leases.select(|lease| page.wants(lease));
-    found.retain(|lease| {
-        let mut vms = lease.members.iter().map(|member| &member.vm);
-        vms.all(|vm| caller.authorise(vm, Right::Freeze).is_ok())
-    });
+    found.retain(|lease| caller.may_with(lease, Right::Freeze));
     // By the very order that a place stands for.
     found.sort_by_cached_key(Place::of);
     let more = found.len() > page.limit;
@@ -135,6 +147,7 @@ pub(super) async fn show_freeze(
     params(
         ("lease" = String, Path, description = "The lease.", example = "frz_0123456789abcdef0123456789abcdef"),
         ("force" = Option<bool>, Query, description = "Also if it is somebody else's; needs the right `freeze_force`."),
+        ("timeout_seconds" = Option<f64>, Query, description = PATIENCE, example = 30),
     ),
     request_body = RenewRequest,
     responses((status = 200, description = "Renewed.", body = LeaseBody)),
@@ -146,14 +159,14 @@ pub(super) async fn show_freeze(
 pub(super) async fn renew_freeze(
     caller: Caller,
     Path(id): Path<String>,
-    Query(query): Query<ForceQuery>,
+    query: ForceQuery,
     if_match: IfMatch,
     Json(body): Json<RenewRequest>,
 ) -> Result<Answer<LeaseBody>, Problem> {
     let lease = caller.lease(&id, Right::Freeze)?;
     if_match.check(&lease)?;
     caller.owns(&lease, query.force)?;
-    body.renew(&caller, &lease).await.map(Answer)
+    body.renew(&caller, &lease, query.patience).await.map(Answer)
 }
 
 /// Thaw by the lease
@@ -167,6 +180,7 @@ pub(super) async fn renew_freeze(
     params(
         ("lease" = String, Path, description = "The lease.", example = "frz_0123456789abcdef0123456789abcdef"),
         ("force" = Option<bool>, Query, description = "Also if it is somebody else's; needs the right `freeze_force`."),
+        ("timeout_seconds" = Option<f64>, Query, description = PATIENCE, example = 30),
     ),
     responses((status = 200, description = "Thawed: the lease with its verdict.", body = LeaseBody)),
     extensions(
@@ -178,12 +192,12 @@ pub(super) async fn renew_freeze(
 pub(super) async fn thaw_freeze(
     caller: Caller,
     Path(id): Path<String>,
-    Query(query): Query<ForceQuery>,
+    query: ForceQuery,
     if_match: IfMatch,
     _: NoBody,
 ) -> Result<Answer<LeaseBody>, Problem> {
     let lease = caller.lease(&id, Right::Freeze)?;
     if_match.check(&lease)?;
     caller.owns(&lease, query.force)?;
-    thaw(&caller, &lease).await.map(Answer)
+    thaw(&caller, &lease, query.patience).await.map(Answer)
 }

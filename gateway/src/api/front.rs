@@ -14,7 +14,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tower::ServiceExt;
 
-use super::access::{Access, accepts_answer, is_page, is_public, refuse_unauthenticated};
+use super::access::{Access, Proof, accepts_answer, is_page, is_public};
+use super::caller::unauthenticated;
 use super::context::{REQUEST_ID, RequestContext, RequestIds};
 use super::error::{Code, Problem, ProblemNote};
 use super::idempotency::Keyed;
@@ -63,15 +64,16 @@ impl Front {
     {
         let id = self.ids.assign(request.headers());
         let admitted = admit(access, &request);
-        let principal = admitted.as_ref().ok().cloned().flatten();
-        let context = Arc::new(RequestContext::new(id, principal));
+        let proof = admitted.as_ref().ok().cloned().flatten();
+        let context = Arc::new(RequestContext::new(id, proof));
         let log = LogLine::start(request.method(), request.uri().path(), &context);
         let mut response = match admitted {
-            Ok(Some(principal)) => match self.keyed.as_ref().filter(|k| k.takes(&request)) {
+            Ok(Some(proof)) => match self.keyed.as_ref().filter(|k| k.takes(&request)) {
                 Some(keyed) => {
                     // Boxed: few requests carry a key, and all others are not to make room for it.
                     let request = request.map(Body::new);
-                    let answer = keyed.answer(self, request, context.clone(), &principal);
+                    let answer =
+                        keyed.answer(self, request, context.clone(), &proof.identity.principal);
                     Box::pin(answer).await
                 }
                 None => self.route(request, context.clone()).await,
@@ -148,20 +150,21 @@ fn mark(response: &mut Response, id: HeaderValue) {
 
 /// Who asks, if the request may be answered. Denied by default: only the public operations pass
 /// without a principal, unknown paths do not.
-fn admit<B>(access: &Access, request: &Request<B>) -> Result<Option<Principal>, Problem> {
+fn admit<B>(access: &Access, request: &Request<B>) -> Result<Option<Proof>, Problem> {
     let (headers, path) = (request.headers(), request.uri().path());
     access.check_host(request.version(), request.uri(), headers)?;
-    let principal = access.principal(headers);
-    if principal.is_none() && !is_public(path) {
-        return Err(refuse_unauthenticated(access, headers));
-    }
+    let proof = match access.prove(headers) {
+        Ok(None) if !is_public(path) => return Err(unauthenticated()),
+        Err(_) if is_public(path) => None,
+        proof => proof?,
+    };
     if !is_page(path) && !accepts_answer(path, headers) {
         return Err(Problem::new(
             Code::NotAcceptable,
             "The gateway answers in application/json, and the Accept header rules that out.",
         ));
     }
-    Ok(principal)
+    Ok(proof)
 }
 
 /// One line in the log for a request, also when the client hung up before the answer.
@@ -188,7 +191,7 @@ impl LogLine {
     fn write(&self, status: Option<StatusCode>, note: Option<&ProblemNote>) {
         let Self { method, path, context, .. } = self;
         let id = context.id.to_str().unwrap_or("-");
-        let principal = context.principal.as_ref().map(Principal::as_str);
+        let principal = context.principal().map(Principal::as_str);
         let vm = context.vm().map(crate::vm::VmId::as_str);
         let command = context.command();
         let code = note.map(|n| n.code.as_str());
@@ -245,6 +248,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::rights::{Authority, Identity, Rules};
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -279,6 +283,11 @@ mod tests {
         Front::new(router)
     }
 
+    fn peer() -> Access {
+        let authority = Authority::new(Rules::default()).with_token("secret");
+        Access::Peer(Identity::unix(1, 1), authority)
+    }
+
     fn request(path: &str) -> Request<Body> {
         let request = Request::get(path).header("host", "a");
         let request = request.header("authorization", "Bearer secret");
@@ -287,7 +296,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_a_problem_and_the_next_request_is_served() {
-        let (front, peer) = (front(), Access::Peer(Principal::unix(1)));
+        let (front, peer) = (front(), peer());
         let answer = front.handle(&peer, request("/panics")).await;
         assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(answer.headers()["content-type"], "application/problem+json");
@@ -307,7 +316,7 @@ mod tests {
         // that may be another test's.
         let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
         let _guard = tracing::subscriber::set_default(subscriber);
-        let (front, peer) = (front(), Access::Peer(Principal::unix(1)));
+        let (front, peer) = (front(), peer());
         front.handle(&peer, request("/works")).await;
         drop(Box::pin(front.handle(&peer, request("/never"))).now_or_never());
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
@@ -316,7 +325,7 @@ mod tests {
         for part in [
             "GET /works: 200",
             "request_id=\"job-1\"",
-            "principal=\"unix:uid=1\"",
+            "principal=\"token:default\"",
             "vm.id=\"web-1\"",
             "qga.command=\"guest-ping\"",
         ] {

@@ -11,13 +11,16 @@ use qga_proto::command::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::call_timeout::CallTimeout;
 use super::caller::{Caller, Vm};
 use super::document::{CALL_PROBLEMS, FREEZE_PROBLEMS, LEASE_PROBLEMS};
 use super::error::{Code, Problem, guest};
-use super::extract::{Json, NoBody, NoQuery, Path, Query};
-use super::freezes::{ForceQuery, RenewRequest};
+use super::extract::{Json, NoBody, Path, Query};
+use super::freezes::RenewRequest;
+use super::idempotency::unchanged;
 use super::lease::{IfMatch, LeaseBody, PolicyBody, created};
-use super::preview::{DryRun, PreviewBody};
+use super::patience::{ForceQuery, PATIENCE};
+use super::preview::{DRY_RUN_TIMEOUT, DryRun, PreviewBody};
 use crate::config::Limits;
 use crate::vm::{FreezeRequest, Lease, LinkState, Order, Policy, ThawCause};
 
@@ -123,7 +126,7 @@ pub(super) fn seconds(
     get,
     path = "/vms/{id}/fsfreeze",
     tag = "freeze",
-    params(("id" = String, Path, description = "The VM.", example = "web-1")),
+    params(("id" = String, Path, description = "The VM.", example = "web-1"), CallTimeout),
     responses((status = 200, description = "Status and lease.", body = FsfreezeBody)),
     extensions(
         ("x-qga-right" = json!(Right::Observe)),
@@ -134,9 +137,9 @@ pub(super) fn seconds(
 pub(super) async fn show_fsfreeze(
     caller: Caller,
     Path(id): Path<String>,
-    _: NoQuery,
+    timeout: CallTimeout,
 ) -> Result<Answer<FsfreezeBody>, Problem> {
-    let vm = caller.vm(&id, Right::Observe)?;
+    let vm = caller.vm(&id, Right::Observe)?.within(timeout);
     let status = vm.call(GuestFsfreezeStatus {}).await?;
     let lease = caller.app().leases.active_on(vm.handle.id()).map(LeaseBody::from);
     Ok(Answer(FsfreezeBody { status, lease }))
@@ -147,7 +150,8 @@ pub(super) async fn show_fsfreeze(
 /// Answers when they are frozen, with a lease. Thaw by deleting the lease; if nobody does, the
 /// gateway thaws after `ttl_seconds`. Renew with PATCH to hold longer. With
 /// `dry_run` nothing is frozen and no lease is made: the answer lists what would freeze, and what
-/// stands in a freeze's way is answered as the freeze would be.
+/// stands in a freeze's way is answered as the freeze would be. An `Idempotency-Key` is not used up
+/// by it.
 #[utoipa::path(
     post,
     path = "/vms/{id}/fsfreeze",
@@ -155,6 +159,7 @@ pub(super) async fn show_fsfreeze(
     params(
         ("id" = String, Path, description = "The VM.", example = "web-1"),
         ("dry_run" = Option<bool>, Query, description = "Only say what would freeze."),
+        ("timeout_seconds" = Option<f64>, Query, description = DRY_RUN_TIMEOUT, example = 30),
     ),
     request_body = FreezeBody,
     responses((
@@ -184,13 +189,15 @@ pub(super) async fn freeze_vm(
 ) -> Result<Response, Problem> {
     let vm = caller.vm(&id, Right::Freeze)?;
     let request = body.checked(&caller.app().limits())?;
-    if query.dry_run {
-        let info = &GuestGetFsinfo::INFO;
+    if let Some(timeout) = query.checked(caller.app())? {
+        let (vm, info) = (vm.within(timeout), &GuestGetFsinfo::INFO);
         caller.sends(info.name);
-        let preview = PreviewBody::ask(&vm, &request).await;
-        return preview
-            .map(|preview| Answer(preview).into_response())
-            .map_err(|error| failed(&caller, &vm, info, error));
+        let preview = match caller.app().leases.would_begin(1, &request) {
+            Ok(()) => PreviewBody::ask(&vm, &request).await,
+            Err(error) => Err(error),
+        };
+        let failed = |error| failed(&caller, &vm, info, error);
+        return Ok(unchanged(preview.map(Answer).map_err(failed)));
     }
     let info = match &request.mountpoints {
         None => &GuestFsfreezeFreeze::INFO,
@@ -213,6 +220,7 @@ pub(super) async fn freeze_vm(
     params(
         ("id" = String, Path, description = "The VM.", example = "web-1"),
         ("force" = Option<bool>, Query, description = "Also if the lease is somebody else's, or of several VMs; needs the right `freeze_force`."),
+        ("timeout_seconds" = Option<f64>, Query, description = PATIENCE, example = 30),
         ("if-match" = Option<String>, Header, description = "The lease that must be the active one, in quotes."),
     ),
     request_body = RenewRequest,
@@ -225,14 +233,14 @@ pub(super) async fn freeze_vm(
 pub(super) async fn renew_fsfreeze(
     caller: Caller,
     Path(id): Path<String>,
-    Query(query): Query<ForceQuery>,
+    query: ForceQuery,
     if_match: IfMatch,
     Json(body): Json<RenewRequest>,
 ) -> Result<Answer<LeaseBody>, Problem> {
     let vm = caller.vm(&id, Right::Freeze)?;
     let lease = lease_of(&caller, &vm, &if_match)?;
     whole(&caller, &lease, query.force)?;
-    body.renew(&caller, &lease).await.map(Answer)
+    body.renew(&caller, &lease, query.patience).await.map(Answer)
 }
 
 /// Thaw a VM
@@ -246,6 +254,7 @@ pub(super) async fn renew_fsfreeze(
     params(
         ("id" = String, Path, description = "The VM.", example = "web-1"),
         ("force" = Option<bool>, Query, description = "Thaw also what was not frozen through this gateway, or before it was restarted. The answer is a lease that has ended, with the cause `forced`."),
+        ("timeout_seconds" = Option<f64>, Query, description = PATIENCE, example = 30),
         ("if-match" = Option<String>, Header, description = "The lease that must be the active one, in quotes."),
     ),
     responses((status = 200, description = "Thawed: the lease with its verdict.", body = LeaseBody)),
@@ -258,7 +267,7 @@ pub(super) async fn renew_fsfreeze(
 pub(super) async fn thaw_fsfreeze(
     caller: Caller,
     Path(id): Path<String>,
-    Query(query): Query<ForceQuery>,
+    query: ForceQuery,
     if_match: IfMatch,
     _: NoBody,
 ) -> Result<Answer<LeaseBody>, Problem> {
@@ -267,12 +276,14 @@ pub(super) async fn thaw_fsfreeze(
         caller.authorise(vm.handle.id(), Right::FreezeForce)?;
         caller.sends(THAW.name);
         let owner = caller.principal().clone();
-        let thawed = caller.app().leases.force_thaw(&vm.handle, owner, ThawCause::Forced).await;
+        let leases = &caller.app().leases;
+        let thaw = leases.force_thaw(&vm.handle, owner, ThawCause::Forced);
+        let thawed = query.patience.once(thaw).await;
         return thawed.map(|l| Answer(l.into())).map_err(|e| failed(&caller, &vm, THAW, e));
     }
     let lease = lease_of(&caller, &vm, &if_match)?;
     whole(&caller, &lease, query.force)?;
-    super::freezes::thaw(&caller, &lease).await.map(Answer)
+    super::freezes::thaw(&caller, &lease, query.patience).await.map(Answer)
 }
 
 /// What is done to one VM's freeze is done to the whole lease: of several VMs only if that is meant.

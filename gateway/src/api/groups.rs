@@ -3,18 +3,23 @@
 use std::collections::{BTreeMap, HashSet};
 
 use axum::Json as Answer;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use qga_proto::command::{Command as _, GuestFsfreezeFreeze, Right};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use qga_proto::command::{Command as _, GuestFsfreezeFreeze, GuestGetFsinfo, Right};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::caller::Caller;
+use super::call_timeout::CallTimeout;
+use super::caller::{Caller, Vm};
 use super::document::FREEZE_PROBLEMS;
-use super::error::{Problem, guest};
-use super::extract::{Json, NoQuery};
+use super::error::{Code, Problem, guest};
+use super::extract::{Json, Query};
 use super::fsfreeze::FreezeBody;
+use super::idempotency::unchanged;
 use super::lease::{LeaseBody, OrderBody, PolicyBody};
-use crate::vm::{FreezeError, Order, VmHandle};
+use super::preview::{DRY_RUN_TIMEOUT, DryRun, GroupPreviewBody};
+use crate::config::Limits;
+use crate::vm::{FreezeError, FreezeRequest, Order, VmHandle};
 
 /// Which VMs to freeze together, and how.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -59,14 +64,21 @@ pub(super) struct Selector {
 /// Answers when all are frozen, with one lease; DELETE and PATCH on it act on all. Refused whole if
 /// a VM is unknown, chosen twice, or out of the caller's rights, or if there is none. With
 /// `all_or_nothing` (the default) one that does not freeze has all others thawed again. With `Prefer:
-/// respond-async` it answers as soon as the lease is on disk.
+/// respond-async` it answers as soon as the lease is on disk. With `dry_run` nothing is frozen and no
+/// lease is made: the answer lists for each VM what would freeze, or what stands in its way. An
+/// `Idempotency-Key` is not used up by it.
 #[utoipa::path(
     post,
     path = "/freezes",
     tag = "freeze",
-    params(("prefer" = Option<String>, Header, description = "`respond-async`: 202 at once.")),
+    params(
+        ("dry_run" = Option<bool>, Query, description = "Only say what would freeze."),
+        ("timeout_seconds" = Option<f64>, Query, description = DRY_RUN_TIMEOUT, example = 30),
+        ("prefer" = Option<String>, Header, description = "`respond-async`: 202 at once."),
+    ),
     request_body = GroupBody,
     responses(
+        (status = 200, description = "With `dry_run`: what would freeze.", body = GroupPreviewBody),
         (status = 201, description = "Frozen.", body = LeaseBody, headers(
             ("location" = String, description = "`/freezes/{lease}`"),
             ("etag" = String, description = "The lease's id in quotes, for `If-Match`"),
@@ -83,24 +95,15 @@ pub(super) struct Selector {
 )]
 pub(super) async fn freeze_vms(
     caller: Caller,
-    _: NoQuery,
+    Query(query): Query<DryRun>,
     headers: HeaderMap,
-    Json(body): Json<GroupBody>,
-) -> Result<(StatusCode, [(HeaderName, String); 2], Answer<LeaseBody>), Problem> {
-    let vms = chosen(&caller, body.vms, body.selector)?;
-    let single = FreezeBody {
-        ttl_seconds: body.ttl_seconds,
-        freeze_timeout_seconds: body.freeze_timeout_seconds,
-        mountpoints: body.mountpoints,
-        policy: body.policy,
-        label: body.label,
-    };
-    let mut request = single.checked(&caller.app().registry.limits())?;
-    request.order = match body.order {
-        OrderBody::Parallel => Order::Parallel,
-        OrderBody::Sequential => Order::Sequential,
-    };
-    request.all_or_nothing = body.all_or_nothing.unwrap_or(true);
+    Json(mut body): Json<GroupBody>,
+) -> Result<Response, Problem> {
+    let vms = chosen(&caller, body.vms.take(), body.selector.take())?;
+    let request = body.checked(&caller.app().limits())?;
+    if let Some(timeout) = query.checked(caller.app())? {
+        return Ok(unchanged(would_freeze(&caller, &vms, &request, timeout).await));
+    }
     let info = &GuestFsfreezeFreeze::INFO;
     caller.sends(info.name);
     // At least one was chosen.
@@ -124,7 +127,47 @@ pub(super) async fn freeze_vms(
         (header::LOCATION, format!("/freezes/{}", lease.id)),
         (header::ETAG, format!("\"{}\"", lease.id)),
     ];
-    Ok((status, headers, Answer(lease.into())))
+    Ok((status, headers, Answer(LeaseBody::from(lease))).into_response())
+}
+
+impl GroupBody {
+    fn checked(self, limits: &Limits) -> Result<FreezeRequest, Problem> {
+        let single = FreezeBody {
+            ttl_seconds: self.ttl_seconds,
+            freeze_timeout_seconds: self.freeze_timeout_seconds,
+            mountpoints: self.mountpoints,
+            policy: self.policy,
+            label: self.label,
+        };
+        let mut request = single.checked(limits)?;
+        request.order = match self.order {
+            OrderBody::Parallel => Order::Parallel,
+            OrderBody::Sequential => Order::Sequential,
+        };
+        request.all_or_nothing = self.all_or_nothing.unwrap_or(true);
+        Ok(request)
+    }
+}
+
+/// What a freeze of these VMs would freeze.
+async fn would_freeze(
+    caller: &Caller,
+    vms: &[VmHandle],
+    request: &FreezeRequest,
+    timeout: CallTimeout,
+) -> Result<Answer<GroupPreviewBody>, Problem> {
+    let info = &GuestGetFsinfo::INFO;
+    caller.sends(info.name);
+    let failed = |vm: &VmHandle, error| {
+        let held = caller.app().leases.is_held(vm.id());
+        guest::freeze_failed(vm.id(), Some(vm), info, held, error)
+    };
+    let room = caller.app().leases.would_begin(vms.len(), request);
+    room.map_err(|error| failed(&vms[0], error))?;
+    let asked = |vm: &VmHandle| Ok(caller.vm(vm.id().as_str(), Right::Freeze)?.within(timeout));
+    let vms = vms.iter().map(asked).collect::<Result<Vec<Vm>, Problem>>()?;
+    let ask = GroupPreviewBody::ask(&vms, request, |vm, error| failed(&vm.handle, error));
+    Ok(Answer(ask.await))
 }
 
 /// The VMs that are meant, all of which the caller may freeze.
@@ -153,13 +196,21 @@ fn chosen(
                 labels.iter().all(|(key, value)| vm.labels().get(key) == Some(value))
             };
             let vms: Vec<_> = caller.app().registry.list().into_iter().filter(has).collect();
-            if vms.is_empty() {
+            if !vms.iter().any(|vm| caller.sees_vm(vm.id())) {
                 return Err(Problem::bad_member("selector", "no VM has these labels"));
             }
-            for vm in &vms {
-                caller.authorise(vm.id(), Right::Freeze)?;
+            // Those that are not there for the caller are not to be named.
+            if vms.iter().all(|vm| caller.may(vm, Right::Freeze)) {
+                return Ok(vms);
             }
-            Ok(vms)
+            Err(Problem::new(
+                Code::Forbidden,
+                format!(
+                    "The selector takes in VMs on which {} does not have the right freeze. \
+                     Nothing was frozen; narrow it, or name the VMs.",
+                    caller.principal()
+                ),
+            ))
         }
         _ => Err(Problem::bad_request("Exactly one of \"vms\" and \"selector\" is needed.")),
     }

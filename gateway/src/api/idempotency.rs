@@ -19,7 +19,7 @@ use super::extract::{MAX_BODY, read};
 use super::front::Front;
 use super::lease;
 use crate::principal::Principal;
-use crate::replies::{BeginError, Begun, InHand, Replies, Reply};
+use crate::replies::{BeginError, Begun, InHand, Replies, Reply, When};
 use crate::vm::{LeaseState, Leases};
 
 pub(super) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -29,6 +29,9 @@ pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-rep
 pub(super) const PROBLEMS: &[Code] =
     &[Code::IdempotencyMismatch, Code::IdempotencyUnknown, Code::StateUnwritable, Code::QueueFull];
 
+/// Their requests go to disk with the lease that they make.
+const MAKE_LEASES: [&str; 2] = ["/vms/{id}/fsfreeze", "/freezes"];
+
 /// An answer's larger body is not kept.
 const MAX_KEPT_BODY: usize = 64 << 10;
 
@@ -36,18 +39,38 @@ const MAX_KEPT_BODY: usize = 64 << 10;
 const KEPT_HEADERS: [HeaderName; 4] =
     [header::CONTENT_TYPE, header::LOCATION, header::ETAG, header::RETRY_AFTER];
 
+/// An answer to a request that was sure to change nothing.
+pub(super) fn unchanged(answer: Result<impl IntoResponse, Problem>) -> Response {
+    let mut response = answer.into_response();
+    response.extensions_mut().insert(Unchanged);
+    response
+}
+
 /// Answers requests that carry a key. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Keyed {
     replies: Replies,
     leases: Leases,
-    /// The operations' paths as the document has them, cut at slashes.
-    paths: Arc<[Vec<String>]>,
+    paths: Arc<[KeyedPath]>,
 }
+
+/// An operation's path as the document has it, cut at slashes.
+#[derive(Debug)]
+struct KeyedPath {
+    parts: Vec<String>,
+    when: When,
+}
+
+/// Marks an answer whose key stays free.
+#[derive(Clone, Copy, Debug)]
+struct Unchanged;
 
 impl Keyed {
     pub(super) fn new(replies: Replies, leases: Leases, paths: Vec<String>) -> Self {
-        let cut = |path: String| path.split('/').map(str::to_owned).collect();
+        let cut = |path: String| KeyedPath {
+            parts: path.split('/').map(str::to_owned).collect(),
+            when: if MAKE_LEASES.contains(&&*path) { When::WithLease } else { When::AtOnce },
+        };
         Self { replies, leases, paths: paths.into_iter().map(cut).collect() }
     }
 
@@ -55,7 +78,11 @@ impl Keyed {
     pub(super) fn takes<B>(&self, request: &Request<B>) -> bool {
         request.headers().contains_key(KEY)
             && request.method() == Method::POST
-            && self.paths.iter().any(|path| is_path(path, request.uri().path()))
+            && self.path(request.uri().path()).is_some()
+    }
+
+    fn path(&self, path: &str) -> Option<&KeyedPath> {
+        self.paths.iter().find(|keyed| is_path(&keyed.parts, path))
     }
 
     /// Answers it, with a task of its own behind it: a caller that hangs up loses nothing.
@@ -99,7 +126,8 @@ impl Keyed {
         // What is asked for is the query and the body.
         let query = parts.uri.query().unwrap_or_default();
         let fingerprint = digest(&[query.as_bytes(), &body]);
-        match self.replies.begin(&name, &fingerprint).await.map_err(|e| not_begun(&e))? {
+        let when = self.path(path).map_or(When::AtOnce, |keyed| keyed.when);
+        match self.replies.begin(&name, &fingerprint, when).await.map_err(|e| not_begun(&e))? {
             Begun::First(in_hand) => {
                 Ok(Started::First(in_hand, Request::from_parts(parts, Body::from(body))))
             }
@@ -161,7 +189,8 @@ async fn finish(
     let (parts, body) = front.route(request, context).await.into_parts();
     // Bodies of these operations are whole in memory: collecting one cannot fail.
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    if parts.extensions.get::<ProblemNote>().is_some_and(ProblemNote::is_unsent) {
+    let unchanged = parts.extensions.get::<Unchanged>().is_some();
+    if unchanged || parts.extensions.get::<ProblemNote>().is_some_and(ProblemNote::is_unsent) {
         in_hand.free();
         return Response::from_parts(parts, Body::from(body));
     }

@@ -17,6 +17,7 @@ mod document;
 mod error;
 mod events;
 mod extract;
+mod failures;
 mod file_handles;
 mod files;
 mod freezes;
@@ -29,6 +30,7 @@ mod mirror;
 mod page;
 mod page_of_freezes;
 mod page_of_vms;
+mod patience;
 mod power;
 mod preview;
 mod reads;
@@ -52,10 +54,12 @@ use utoipa_axum::routes;
 
 use crate::config::Limits;
 use crate::replies::Replies;
+use crate::rights::Authority;
 use crate::vm::{Leases, Registry};
 
 pub use document::openapi_json;
 pub use error::Code;
+pub use failures::Failures;
 pub use front::{Front, Refusal};
 pub(crate) use front::{MAX_HEAD_BYTES, MAX_HEADERS};
 
@@ -65,6 +69,8 @@ pub struct State {
     pub registry: Registry,
     /// Their freeze leases.
     pub leases: Leases,
+    /// Who may do what.
+    pub authority: Authority,
     /// The first answers to requests that may be sent again.
     pub replies: Replies,
     /// Cancelled once the gateway is stopping.

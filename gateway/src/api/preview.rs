@@ -1,11 +1,14 @@
 //! `?dry_run=true`: what a freeze would freeze.
 
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::App;
+use super::call_timeout::CallTimeout;
 use super::caller::Vm;
-use super::error::printable;
-use super::lease::PolicyBody;
+use super::error::{Problem, ProblemBody, printable};
+use super::lease::{OrderBody, PolicyBody};
 use crate::vm::{FreezeError, FreezeRequest, LeftOut, Prospect, preview};
 
 /// Whether the freeze is meant.
@@ -13,8 +16,28 @@ use crate::vm::{FreezeError, FreezeRequest, LeftOut, Prospect, preview};
 #[serde(deny_unknown_fields)]
 pub(super) struct DryRun {
     #[serde(default)]
-    pub(super) dry_run: bool,
+    dry_run: bool,
+    timeout_seconds: Option<f64>,
 }
+
+impl DryRun {
+    /// How long the guests may take, if nothing is to be frozen.
+    pub(super) fn checked(&self, app: &App) -> Result<Option<CallTimeout>, Problem> {
+        if !self.dry_run && self.timeout_seconds.is_some() {
+            return Err(Problem::bad_request(
+                "Query parameter \"timeout_seconds\" goes with \"dry_run\" only: how long a freeze \
+                 may take is the body's \"freeze_timeout_seconds\". Nothing was sent.",
+            ));
+        }
+        let timeout = CallTimeout::checked(app, self.timeout_seconds)?;
+        Ok(self.dry_run.then_some(timeout))
+    }
+}
+
+/// What `timeout_seconds` means there.
+pub(super) const DRY_RUN_TIMEOUT: &str = "\
+With `dry_run`: how long a guest may take, at most 3600 unless configured otherwise. A freeze has \
+`freeze_timeout_seconds` instead, and is refused with this.";
 
 /// What a freeze would freeze, as far as the guest tells without one.
 #[derive(Debug, Serialize, ToSchema)]
@@ -70,16 +93,76 @@ impl From<Prospect> for ProspectBody {
 }
 
 impl PreviewBody {
+    /// Asks the guest, for as long as the request allows.
     pub(super) async fn ask(vm: &Vm, request: &FreezeRequest) -> Result<Self, FreezeError> {
         if let Some(active) = vm.lease() {
             return Err(FreezeError::AlreadyFrozen { lease: Some(active.id) });
         }
-        let preview = preview(&vm.handle, request.mountpoints.as_deref(), request.policy).await?;
+        let (named, policy) = (request.mountpoints.as_deref(), request.policy);
+        let preview = preview(&vm.handle, named, policy, vm.timeout()).await?;
         Ok(Self {
             vm_id: vm.handle.id().to_string(),
-            policy: request.policy.into(),
+            policy: policy.into(),
             filesystems: preview.filesystems.into_iter().map(Into::into).collect(),
             skipped: preview.unknown.iter().map(|name| printable(name)).collect(),
         })
+    }
+}
+
+/// What a freeze of several VMs would freeze.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FreezesPreview)]
+pub(super) struct GroupPreviewBody {
+    /// Whether a lease would come of it: every VM can be frozen, or without `all_or_nothing` one.
+    would_freeze: bool,
+    policy: PolicyBody,
+    order: OrderBody,
+    all_or_nothing: bool,
+    /// The VMs, in their order.
+    members: Vec<MemberPreviewBody>,
+}
+
+/// What would become of one VM of several.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FreezePreviewMember)]
+pub(super) struct MemberPreviewBody {
+    vm_id: String,
+    /// Everything that the guest lists as mounted; none if the VM cannot be frozen.
+    filesystems: Vec<ProspectBody>,
+    /// What is named and no mount point.
+    skipped: Vec<String>,
+    /// What stands in the way: as a freeze of this VM alone would be answered.
+    #[schema(required)]
+    problem: Option<ProblemBody>,
+}
+
+impl GroupPreviewBody {
+    /// Asks all guests at once.
+    pub(super) async fn ask(
+        vms: &[Vm],
+        request: &FreezeRequest,
+        problem: impl Fn(&Vm, FreezeError) -> Problem,
+    ) -> Self {
+        let asked = join_all(vms.iter().map(|vm| PreviewBody::ask(vm, request))).await;
+        let could = asked.iter().filter(|asked| asked.is_ok()).count();
+        let member = |(vm, asked): (&Vm, Result<PreviewBody, FreezeError>)| {
+            let vm_id = vm.handle.id().to_string();
+            match asked {
+                Ok(PreviewBody { filesystems, skipped, .. }) => {
+                    MemberPreviewBody { vm_id, filesystems, skipped, problem: None }
+                }
+                Err(error) => {
+                    let problem = Some(problem(vm, error).into_body());
+                    MemberPreviewBody { vm_id, filesystems: vec![], skipped: vec![], problem }
+                }
+            }
+        };
+        Self {
+            would_freeze: could == vms.len() || !request.all_or_nothing && could > 0,
+            policy: request.policy.into(),
+            order: request.order.into(),
+            all_or_nothing: request.all_or_nothing,
+            members: vms.iter().zip(asked).map(member).collect(),
+        }
     }
 }

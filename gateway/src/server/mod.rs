@@ -31,7 +31,7 @@ use crate::api::{Front, MAX_HEAD_BYTES, MAX_HEADERS, Refusal};
 
 pub use descriptors::raise_descriptors;
 pub use tcp::{Tcp, TcpError};
-pub use token::TokenError;
+pub use token::{TokenError, load_or_create as load_token};
 pub use unix::{Unix, UnixError};
 
 /// Connections at once on one listener, descriptors permitting. Each listener has its own number, so that nobody on
@@ -144,12 +144,16 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::principal::Principal;
+    use crate::rights::{Authority, Identity, Rules};
+
+    fn peer() -> Access {
+        Access::Peer(Identity::unix(1, 1), Authority::new(Rules::default()))
+    }
 
     /// What a client gets that sends this and waits.
     async fn told(sent: &[u8]) -> String {
         let (mut client, stream) = tokio::io::duplex(1 << 16);
-        let (front, access) = (Front::new(Router::new()), Access::Peer(Principal::unix(1)));
+        let (front, access) = (Front::new(Router::new()), peer());
         let stopping = CancellationToken::new();
         let mut answer = String::new();
         let talk = async {

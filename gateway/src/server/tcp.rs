@@ -2,15 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Listener;
-use super::token::{TokenError, load_or_create};
-use crate::api::access::{Access, BearerToken, TcpAccess};
-use crate::principal::Principal;
+use crate::api::Failures;
+use crate::api::access::{Access, TcpAccess};
+use crate::rights::Authority;
 
 /// Why TCP cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -18,9 +17,6 @@ pub enum TcpError {
     /// Not loopback.
     #[error("{0}: only loopback addresses can be served without TLS")]
     NotLoopback(SocketAddr),
-    /// The token is not to be had.
-    #[error(transparent)]
-    Token(#[from] TokenError),
     /// The system refuses.
     #[error("{address}: {source}")]
     Io {
@@ -35,30 +31,32 @@ pub enum TcpError {
 #[derive(Debug)]
 pub struct Tcp {
     listener: TcpListener,
-    access: Access,
+    access: Arc<TcpAccess>,
 }
 
 impl Tcp {
-    /// Listens on `address` for callers with the token in `token_file`, which is made if it is
-    /// missing. `allowed_hosts` are taken in the Host header next to the loopback names.
+    /// Listens on `address` for callers with a token that `authority` knows. `allowed_hosts` are
+    /// taken in the Host header next to the loopback names.
     ///
     /// # Errors
     ///
-    /// If the address is not loopback, the token file is unusable, or the system refuses.
+    /// If the address is not loopback, or the system refuses.
     pub async fn bind(
         address: SocketAddr,
-        token_file: &Path,
+        authority: &Authority,
         allowed_hosts: &[String],
     ) -> Result<Self, TcpError> {
         if !address.ip().is_loopback() {
             return Err(TcpError::NotLoopback(address));
         }
-        let token = load_or_create(token_file)?;
-        let token = BearerToken::new(&token, Principal::new("token:default"));
-        let access = TcpAccess { token, allowed_hosts: allowed_hosts.to_vec() };
+        let access = Arc::new(TcpAccess {
+            authority: authority.clone(),
+            allowed_hosts: allowed_hosts.to_vec(),
+            failures: Failures::default(),
+        });
         let listener =
             TcpListener::bind(address).await.map_err(|source| TcpError::Io { address, source })?;
-        Ok(Self { listener, access: Access::Bearer(Arc::new(access)) })
+        Ok(Self { listener, access })
     }
 
     /// The address, with the port that the kernel chose for port 0.
@@ -75,9 +73,9 @@ impl Listener for Tcp {
     type Stream = TcpStream;
 
     async fn accept(&mut self) -> io::Result<(TcpStream, Access)> {
-        let (stream, _) = self.listener.accept().await?;
+        let (stream, peer) = self.listener.accept().await?;
         // Answers are small and whole; waiting to fill a packet only delays them.
         stream.set_nodelay(true)?;
-        Ok((stream, self.access.clone()))
+        Ok((stream, Access::Bearer(self.access.clone(), peer.ip())))
     }
 }

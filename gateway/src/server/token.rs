@@ -1,6 +1,5 @@
 //! The file with the bearer token for TCP.
 
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -47,7 +46,11 @@ pub enum TokenError {
 }
 
 /// The token in the file, which is made with a new one if it is missing.
-pub(super) fn load_or_create(path: &Path) -> Result<String, TokenError> {
+///
+/// # Errors
+///
+/// If it cannot be had, others can read it, or it holds none.
+pub fn load_or_create(path: &Path) -> Result<String, TokenError> {
     match create(path) {
         Ok(token) => {
             tracing::info!("{}: made a new token", path.display());
@@ -60,12 +63,7 @@ pub(super) fn load_or_create(path: &Path) -> Result<String, TokenError> {
 
 fn create(path: &Path) -> io::Result<String> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    let mut bits = [0; DIGITS / 2];
-    getrandom::fill(&mut bits).map_err(io::Error::other)?;
-    let mut token = String::with_capacity(DIGITS);
-    for byte in bits {
-        write!(token, "{byte:02x}").map_err(io::Error::other)?;
-    }
+    let token = crate::rights::random_token().map_err(io::Error::other)?;
     writeln!(file, "{token}")?;
     file.sync_all()?;
     Ok(token)

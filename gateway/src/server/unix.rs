@@ -13,7 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::Listener;
 use crate::api::access::Access;
-use crate::principal::Principal;
+use crate::rights::{Authority, Identity};
 
 const BACKLOG: i32 = 1024;
 
@@ -58,6 +58,7 @@ pub struct Unix {
     path: PathBuf,
     /// Device and inode, so that only our own file is removed.
     identity: (u64, u64),
+    authority: Authority,
 }
 
 impl Unix {
@@ -66,7 +67,7 @@ impl Unix {
     /// # Errors
     ///
     /// If the directory is missing, the path is taken, or the system refuses.
-    pub fn bind(path: &Path) -> Result<Self, UnixError> {
+    pub fn bind(path: &Path, authority: &Authority) -> Result<Self, UnixError> {
         let io = |source: io::Error| UnixError::Io { path: path.into(), source };
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
         if parent.is_some_and(|parent| !parent.is_dir()) {
@@ -80,7 +81,8 @@ impl Unix {
         let metadata = fs::symlink_metadata(path).map_err(io)?;
         let listener = std::os::unix::net::UnixListener::from(socket);
         let listener = UnixListener::from_std(listener).map_err(io)?;
-        Ok(Self { listener, path: path.into(), identity: (metadata.dev(), metadata.ino()) })
+        let identity = (metadata.dev(), metadata.ino());
+        Ok(Self { listener, path: path.into(), identity, authority: authority.clone() })
     }
 }
 
@@ -120,8 +122,9 @@ impl Listener for Unix {
 
     async fn accept(&mut self) -> io::Result<(UnixStream, Access)> {
         let (stream, _) = self.listener.accept().await?;
-        let uid = stream.peer_cred()?.uid();
-        Ok((stream, Access::Peer(Principal::unix(uid))))
+        let peer = stream.peer_cred()?;
+        let identity = Identity::unix(peer.uid(), peer.gid());
+        Ok((stream, Access::Peer(identity, self.authority.clone())))
     }
 }
 
@@ -138,7 +141,12 @@ impl Drop for Unix {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rights::Rules;
     use std::os::unix::fs::PermissionsExt;
+
+    fn authority() -> Authority {
+        Authority::new(Rules::default())
+    }
 
     #[tokio::test]
     async fn replaces_a_dead_socket_but_not_a_live_one_or_a_file() {
@@ -146,23 +154,23 @@ mod tests {
         let path = dir.path().join("api.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "left behind, as by a killed process");
-        let ours = Unix::bind(&path).unwrap();
+        let ours = Unix::bind(&path, &authority()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        assert!(matches!(Unix::bind(&path), Err(UnixError::InUse { .. })));
+        assert!(matches!(Unix::bind(&path, &authority()), Err(UnixError::InUse { .. })));
         drop(ours);
         assert!(!path.exists());
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(Unix::bind(&path), Err(UnixError::NotASocket { .. })));
+        assert!(matches!(Unix::bind(&path, &authority()), Err(UnixError::NotASocket { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 
     #[tokio::test]
     async fn says_that_the_directory_is_missing_and_leaves_anothers_socket() {
         let dir = tempfile::tempdir().unwrap();
-        let missing = Unix::bind(&dir.path().join("none/api.sock")).unwrap_err();
+        let missing = Unix::bind(&dir.path().join("none/api.sock"), &authority()).unwrap_err();
         assert!(matches!(missing, UnixError::NoDirectory { .. }));
         let path = dir.path().join("api.sock");
-        let ours = Unix::bind(&path).unwrap();
+        let ours = Unix::bind(&path, &authority()).unwrap();
         fs::remove_file(&path).unwrap();
         let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
         drop(ours);

@@ -97,6 +97,11 @@ impl Store {
         self.0.dir.as_ref().map(StateDir::path)
     }
 
+    /// How often it has been written to, with one fsync each.
+    pub fn commits(&self) -> u64 {
+        self.0.commits()
+    }
+
     /// A record that its table cannot read.
     pub(crate) fn damaged(&self, reason: &str) -> LoadError {
         let file = self.0.dir.as_ref().map(StateDir::file).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! The thread that writes: whatever has gathered since the last write goes into the next.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,7 @@ struct Shared {
     pending: Mutex<Pending>,
     changed: Condvar,
     tables: Mutex<Tables>,
+    commits: AtomicU64,
 }
 
 #[derive(Default)]
@@ -77,6 +79,10 @@ impl Writer {
             change(&mut self.shared.pending());
             self.shared.changed.notify_one();
         }
+    }
+
+    pub(super) fn commits(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
     }
 
     pub(super) fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -182,7 +188,12 @@ impl Shared {
                 table.map(|table| (key.kind, &*key.name, table.record(&key.name)))
             })
             .collect();
-        if changes.is_empty() { Ok(()) } else { file.write(&changes) }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        file.write(&changes)?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {

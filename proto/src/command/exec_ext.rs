@@ -181,7 +181,9 @@ impl Command for XExecWait {
     type Return = XExecNews;
 }
 
-/// What is known of a program; anything beyond is news, and so is a program that is not there.
+/// What is known of a program; anything beyond is news, and so is a program that is not there, which
+/// is then described with `pid` 0. Where output waits to be read (`overflow`), what is known makes
+/// room, as in a read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Known {

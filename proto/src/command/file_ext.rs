@@ -2,14 +2,17 @@
 //! `-rename`, `-remove`, `-mkdir`.
 //!
 //! A stock agent does not have them. Their errors carry the name of the error number
-//! ([`QgaError::errno`](crate::QgaError::errno)). See `docs/extensions.md`.
+//! ([`QgaError::errno`](crate::QgaError::errno)), and so do those of `guest-file-read`, `-write` and
+//! so on for handles that come from here. See `docs/extensions.md`.
+//!
+//! Paths are text, or any bytes but NUL in base64: one of the two members.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Command, CommandInfo, Empty, Right};
 use crate::base64::{Base64, Base64Text};
 
-/// A path in the guest: text, or any bytes but NUL in base64. One of the two.
+/// `x-guest-file-stat`: what the kernel says of a path, or of an open file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct XFileStat {
@@ -101,7 +104,7 @@ pub struct XFileList {
     /// Only names behind this one, base64: the `next` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after_b64: Option<Base64Text>,
-    /// Entries, 1 to 1000. Absent means 1000.
+    /// Entries at most, 1 to 1000. Absent means 1000. Long names make a page shorter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<i64>,
 }
@@ -133,7 +136,8 @@ pub struct DirectoryEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, content_encoding = "base64"))]
     pub name_b64: Option<Base64>,
-    /// What the kernel says of it, links not followed; absent: it has gone meanwhile.
+    /// What the kernel says of it, links not followed; absent: it has gone meanwhile, or may not be
+    /// looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stat: Option<FileStat>,
 }
@@ -204,7 +208,8 @@ pub struct CreatedFile {
 pub struct XFileCommit {
     /// From `x-guest-file-create`.
     pub handle: i64,
-    /// Permission bits. Absent: those of the file that it replaces, or 0666 less the umask.
+    /// Permission bits, with set-user-id and so on. Absent: those of the file that it replaces,
+    /// without set-user-id and set-group-id, or 0666 less the umask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<i64>,
     /// The owner's number. Absent: that of the file that it replaces, or the agent's.
@@ -227,8 +232,12 @@ impl Command for XFileCommit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Expected {
-    /// Nothing must.
-    #[serde(default)]
+    /// Nothing must. Goes with none of the others.
+    #[serde(
+        default,
+        deserialize_with = "false_if_absent",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub absent: bool,
     /// A file of this number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -239,6 +248,11 @@ pub struct Expected {
     /// Whose content changed at this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtime_ns: Option<i64>,
+}
+
+/// An agent asks arguments for every member, also for one that is not there.
+fn false_if_absent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// `x-guest-file-rename`: gives a file or directory another name on the same filesystem.
@@ -297,7 +311,7 @@ pub struct XFileMkdir {
     /// The path's bytes, base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_b64: Option<Base64Text>,
-    /// Permission bits. Absent: 0777 less the umask.
+    /// Permission bits of the last one. Absent: 0777 less the umask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<i64>,
     /// Make the directories above it too; one that is there already is no error.

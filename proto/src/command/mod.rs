@@ -206,6 +206,38 @@ pub enum Right {
     Raw,
 }
 
+impl Right {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Observe,
+        Self::Freeze,
+        Self::FreezeForce,
+        Self::Configure,
+        Self::Power,
+        Self::FilesRead,
+        Self::FilesWrite,
+        Self::Exec,
+        Self::Accounts,
+        Self::Raw,
+    ];
+
+    /// Its name, as in JSON and in configurations.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Freeze => "freeze",
+            Self::FreezeForce => "freeze_force",
+            Self::Configure => "configure",
+            Self::Power => "power",
+            Self::FilesRead => "files_read",
+            Self::FilesWrite => "files_write",
+            Self::Exec => "exec",
+            Self::Accounts => "accounts",
+            Self::Raw => "raw",
+        }
+    }
+}
+
 /// Every command, in the order of QEMU's schema, and then our agent's own. `guest-info` lists it
 /// from the end.
 pub const COMMANDS: &[CommandInfo] = &[
@@ -305,6 +337,13 @@ mod tests {
                 "{}",
                 info.name
             );
+        }
+    }
+
+    #[test]
+    fn a_rights_name_is_the_one_in_json() {
+        for right in Right::ALL {
+            assert_eq!(serde_json::to_value(right).unwrap(), right.as_str());
         }
     }
 

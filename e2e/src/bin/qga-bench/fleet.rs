@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -77,12 +76,7 @@ pub(crate) fn table(program: &Result<PathBuf, String>, dir: &Path, effort: Effor
     match program {
         Ok(program) => {
             cells.extend(measured(idling(program, &dir.join("idle"), scale)));
-            if has_groups(program) {
-                cells.extend(measured(groups(program, &dir.join("group"), scale)));
-            } else {
-                notes.push("groups: skipped: this gateway freezes none".into());
-                cells.extend([Cell::Skipped, Cell::Skipped]);
-            }
+            cells.extend(measured(groups(program, &dir.join("group"), scale)));
             cells.extend(measured(hostile(program, &dir.join("hostile"), scale)));
         }
         Err(reason) => {
@@ -168,12 +162,6 @@ fn processes(dir: &Path, count: usize) -> Result<Vec<Process>> {
         .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
     }
     Ok(fleets)
-}
-
-fn has_groups(program: &Path) -> bool {
-    let document = Command::new(program).arg("openapi").output();
-    let document = document.ok().and_then(|done| serde_json::from_slice(&done.stdout).ok());
-    document.is_some_and(|document: Value| document["paths"]["/freezes"]["post"].is_object())
 }
 
 /// Freezes of a whole group: with guests that take no time, and what they take beyond the slowest.

@@ -4,13 +4,11 @@ use qga_proto::command::{AgentCommand, AgentInfo, command_info};
 
 use super::Mode;
 
-/// What the simulator answers at all, of what qemu-ga has everywhere.
-const EVERYWHERE: [&str; 18] = [
-    "guest-sync-delimited",
+/// What qemu-ga had in its first release, of what the simulator answers at all.
+const FIRST: [&str; 13] = [
     "guest-sync",
     "guest-ping",
     "guest-info",
-    "guest-get-time",
     "guest-shutdown",
     "guest-file-open",
     "guest-file-close",
@@ -20,8 +18,13 @@ const EVERYWHERE: [&str; 18] = [
     "guest-file-flush",
     "guest-fsfreeze-status",
     "guest-fsfreeze-freeze",
-    "guest-fsfreeze-freeze-list",
     "guest-fsfreeze-thaw",
+];
+/// What has come since, everywhere.
+const LATER: [&str; 5] = [
+    "guest-sync-delimited",
+    "guest-get-time",
+    "guest-fsfreeze-freeze-list",
     "guest-get-host-name",
     "guest-get-osinfo",
 ];
@@ -33,32 +36,16 @@ const OURS: [&str; 4] = [
     "x-guest-fsfreeze-thaw",
     "x-guest-fsfreeze-report",
 ];
-const ANCIENT: [&str; 13] = [
-    "guest-sync",
-    "guest-ping",
-    "guest-info",
-    "guest-shutdown",
-    "guest-file-open",
-    "guest-file-close",
-    "guest-file-read",
-    "guest-file-write",
-    "guest-file-seek",
-    "guest-file-flush",
-    "guest-fsfreeze-status",
-    "guest-fsfreeze-freeze",
-    "guest-fsfreeze-thaw",
-];
 
 /// Whether the agent has the command.
 pub(super) fn has(mode: Mode, name: &str) -> bool {
-    match mode {
-        Mode::Ancient => ANCIENT.contains(&name),
-        Mode::Bsd => EVERYWHERE.contains(&name),
-        Mode::Stock | Mode::Windows => EVERYWHERE.contains(&name) || NOT_ON_BSD.contains(&name),
-        Mode::Qga => {
-            EVERYWHERE.contains(&name) || NOT_ON_BSD.contains(&name) || OURS.contains(&name)
-        }
-    }
+    let lists: &[&[&str]] = match mode {
+        Mode::Ancient => &[&FIRST],
+        Mode::Bsd => &[&FIRST, &LATER],
+        Mode::Stock | Mode::Windows => &[&FIRST, &LATER, &NOT_ON_BSD],
+        Mode::Qga => &[&FIRST, &LATER, &NOT_ON_BSD, &OURS],
+    };
+    lists.iter().any(|list| list.contains(&name))
 }
 
 /// The answer of `guest-info`.
@@ -70,8 +57,9 @@ pub(super) fn info(mode: Mode, frozen: bool) -> AgentInfo {
         Mode::Bsd => "9.2.0",
         Mode::Ancient => return AgentInfo { version: "0.15.50".into(), ..AgentInfo::default() },
     };
-    let mut commands: Vec<AgentCommand> = EVERYWHERE
+    let mut commands: Vec<AgentCommand> = FIRST
         .iter()
+        .chain(&LATER)
         .chain(&NOT_ON_BSD)
         .chain(&OURS)
         .filter(|name| has(mode, name))

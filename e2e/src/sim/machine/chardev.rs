@@ -117,14 +117,14 @@ async fn take_time(shared: Arc<Shared>, epoch: u64, job: Job) {
         wait(&shared, epoch, &job, latency).await;
     }
     let late = if let Act::Late(late) = act { late } else { Duration::ZERO };
-    let (swallowed, hang_up) = (act == Act::Swallow, act == Act::HangUp);
+    let (skipped, hang_up) = (matches!(act, Act::Swallow | Act::Answer(_)), act == Act::HangUp);
     let outcome = {
         let mut state = shared.state();
         if state.epoch != epoch {
             return;
         }
         state.hang_up |= hang_up;
-        if swallowed { Outcome::Silent } else { state.run(&job) }
+        if skipped { Outcome::Silent } else { state.run(&job) }
     };
     shared.notify();
     let act = match act {

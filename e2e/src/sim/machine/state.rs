@@ -276,6 +276,7 @@ impl State {
     pub(super) fn complete(&mut self, ticket: Ticket, outcome: Outcome, act: &Act) {
         let outcome = match act {
             Act::Lose | Act::Swallow | Act::Instead(_) => Outcome::Silent,
+            Act::Answer(json) => Outcome::Return(json.clone()),
             _ => outcome,
         };
         self.server.complete(ticket, outcome);

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use qga_e2e::{GuestAgent, Vm, until};
 
-use super::durable_gateway;
-use crate::fleet::listener;
+use crate::fleet::{gateway_program, listener};
 use crate::guests::assets;
 
 /// Eight jumps with a freeze that expires each, where everything is emulated.
@@ -16,7 +15,7 @@ const BOUND: Duration = Duration::from_secs(300);
 
 #[test]
 fn a_wall_clock_that_jumps_moves_no_deadline() {
-    let Some(gateway) = durable_gateway() else { return };
+    let Some(gateway) = gateway_program() else { return };
     let Some(assets) = assets() else { return };
     let dir = tempfile::tempdir().unwrap();
     let fleet = stripped(&listener(), &dir.path().join("qga-fleet"));

@@ -13,7 +13,8 @@ use qga_e2e::sim::Mode;
 use qga_testing::unavailable;
 
 use super::case::{Case, Fault, Point};
-use super::{check, damage, durable_gateway, has_groups};
+use super::{check, damage};
+use crate::fleet::gateway_program;
 
 /// Most of a case is waiting.
 const AT_ONCE: usize = 12;
@@ -45,8 +46,7 @@ struct Done {
 
 #[test]
 fn after_every_fault_at_every_point_nothing_is_lost() {
-    let Some(program) = durable_gateway() else { return };
-    let groups = has_groups(&program);
+    let Some(program) = gateway_program() else { return };
     if !may_unshare() {
         unavailable("no namespaces for a full disk and a suspended host: not root");
         return;
@@ -55,7 +55,6 @@ fn after_every_fault_at_every_point_nothing_is_lost() {
     let write = told == "write";
     let cases: Vec<Case> = Case::all()
         .into_iter()
-        .filter(|case| groups || !case.point.is_group())
         .filter(|case| write || told.is_empty() || format!("{case:?}").contains(&told))
         .collect();
     // Where two things race, one run sees one outcome.

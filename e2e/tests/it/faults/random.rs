@@ -16,9 +16,8 @@ use serde_json::json;
 
 use super::bed::{Bed, FREEZE_TIMEOUT, TTL};
 use super::check;
-use super::durable_gateway;
 use super::orchestrator::Seen;
-use crate::fleet::id;
+use crate::fleet::{gateway_program, id};
 
 /// Runs in `make test`.
 const RUNS: u64 = 200;
@@ -28,7 +27,7 @@ const STEPS: u64 = 14;
 
 #[test]
 fn whatever_happens_nothing_is_lost() {
-    let Some(program) = durable_gateway() else { return };
+    let Some(program) = gateway_program() else { return };
     let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let first = number("QGA_SEED").unwrap_or_else(|| {
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();

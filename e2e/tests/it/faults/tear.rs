@@ -2,13 +2,11 @@
 
 use qga_e2e::sim::{Blueprint, Machine, Mode};
 
-use super::durable_gateway;
 use crate::fleet::{Host, gateway_program};
 
 /// The verdict of a freeze that is torn so.
 fn torn(mode: Mode, tear: impl FnOnce(&Machine)) -> Option<String> {
-    // Those that keep no leases do not speak our agent's extension either.
-    let program = if mode == Mode::Qga { durable_gateway()? } else { gateway_program()? };
+    let program = gateway_program()?;
     let (host, machines) = Host::start(&program, "", |fleet| {
         vec![fleet.machine("one", &Blueprint::new(mode)).unwrap()]
     });

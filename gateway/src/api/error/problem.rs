@@ -143,6 +143,11 @@ impl Problem {
         )
     }
 
+    /// As a part of another answer.
+    pub(crate) fn into_body(self) -> ProblemBody {
+        *self.0
+    }
+
     pub(crate) fn code(&self) -> Code {
         self.0.code
     }

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
 
 use super::supervise::Start;
-use super::table::{Table, key};
+use super::table::Table;
 use super::{Control, FreezeError, LeaseUnwritable, Reply, Unwritten};
 use crate::vm::VmId;
 use crate::vm::guardian::{self, Begin, Order, Plan};
@@ -196,7 +196,10 @@ impl Keeper {
 
     /// Writes the lease as it is now, and waits for it.
     async fn persist(&self, when: Unwritten) -> Result<(), FreezeError> {
-        let written = self.table.store.sync([key(&self.id)]).await;
+        let written = match when {
+            Unwritten::Begin => self.table.write_new(&self.id).await,
+            Unwritten::Frozen | Unwritten::Renewal => self.table.write(&self.id).await,
+        };
         written.map_err(|source| LeaseUnwritable { source, when }.into())
     }
 

@@ -116,9 +116,7 @@ impl Leases {
         request: FreezeRequest,
         owner: Principal,
     ) -> Result<Started, FreezeError> {
-        let limits = self.0.settings.limits();
-        within("ttl", request.ttl, limits.ttl_max.min(limits.hold_max))?;
-        within("freeze_timeout", request.freeze_timeout, limits.freeze_timeout_max)?;
+        self.check_limits(&request)?;
         let lease = self.lease(&vms, request, owner, LeaseState::Freezing)?;
         let id = lease.id.clone();
         let controls = self.0.insert(lease)?;
@@ -126,6 +124,21 @@ impl Leases {
         let (told, outcome) = oneshot::channel();
         spawn(self.0.clone(), id.clone(), controls, Start::Freeze { vms, begun: told_begun, told });
         Ok(Started { id, begun, outcome })
+    }
+
+    /// Whether [`begin`](Self::begin) would be refused for so many VMs, whatever their guests say.
+    ///
+    /// # Errors
+    /// A limit or a stop stands in the way.
+    pub fn would_begin(&self, vms: usize, request: &FreezeRequest) -> Result<(), FreezeError> {
+        self.check_limits(request)?;
+        self.0.would_take(vms)
+    }
+
+    fn check_limits(&self, request: &FreezeRequest) -> Result<(), FreezeError> {
+        let limits = self.0.settings.limits();
+        within("ttl", request.ttl, limits.ttl_max.min(limits.hold_max))?;
+        within("freeze_timeout", request.freeze_timeout, limits.freeze_timeout_max)
     }
 
     /// Thaws a VM that was not frozen through this gateway. What remains is a lease that has ended,

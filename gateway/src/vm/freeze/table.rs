@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::transitions::{MemberStanding, Standing};
 use super::{Control, FreezeError};
-use crate::store::{Key, Kind, Records, Store};
+use crate::store::{Key, Kind, Records, Store, Unwritable};
 use crate::vm::VmId;
 use crate::vm::events::Event;
 use crate::vm::handle::VmHandle;
@@ -82,11 +82,20 @@ impl Table {
                 });
             }
         }
-        let max = self.settings.limits().frozen_vms_max;
-        if rows.active.len() + lease.members.len() > max {
-            return Err(FreezeError::TooManyFrozen { max });
-        }
+        self.check_room(&rows, lease.members.len())?;
         Ok(self.enter(&mut rows, lease))
+    }
+
+    /// Whether a lease of so many VMs could be taken now, whichever they are.
+    pub(super) fn would_take(&self, vms: usize) -> Result<(), FreezeError> {
+        let rows = self.rows();
+        if rows.stopping { Err(FreezeError::Stopping) } else { self.check_room(&rows, vms) }
+    }
+
+    fn check_room(&self, rows: &Rows, more: usize) -> Result<(), FreezeError> {
+        let max = self.settings.limits().frozen_vms_max;
+        let full = rows.active.len() + more > max;
+        if full { Err(FreezeError::TooManyFrozen { max }) } else { Ok(()) }
     }
 
     /// As [`insert`](Self::insert), for a lease from before a restart: no limit holds it back.
@@ -197,6 +206,13 @@ impl Table {
         self.registry.events().publish(event);
     }
 
+    /// Tells them what is to be told of a lease as it is now.
+    pub(super) fn tell_of(&self, id: &LeaseId, events: fn(&Lease) -> Vec<Event>) {
+        for event in self.read(id, events).unwrap_or_default() {
+            self.tell(event);
+        }
+    }
+
     /// The VM of that id, if the gateway knows one.
     pub(in crate::vm) fn vm(&self, id: &VmId) -> Option<VmHandle> {
         self.registry.get(id)
@@ -214,6 +230,17 @@ impl Table {
     /// How long a VM that is gone is waited for.
     pub(in crate::vm) fn orphan_bound(&self) -> Duration {
         self.settings.limits().orphan
+    }
+
+    /// Has a new lease written, and its request with it: neither is on disk without the other.
+    pub(super) async fn write_new(&self, id: &LeaseId) -> Result<(), Unwritable> {
+        let request = self.read(id, request_key).flatten();
+        self.store.sync(std::iter::once(key(id)).chain(request)).await
+    }
+
+    /// Has a lease written as it is now.
+    pub(super) async fn write(&self, id: &LeaseId) -> Result<(), Unwritable> {
+        self.store.sync([key(id)]).await
     }
 
     /// Has a lease written before long.
@@ -255,6 +282,12 @@ impl std::fmt::Debug for Table {
     }
 }
 
-pub(super) fn key(id: &LeaseId) -> Key {
+fn key(id: &LeaseId) -> Key {
     Key { kind: Kind::Lease, name: id.as_str().into() }
+}
+
+/// The record of the request that a lease was asked for by, if its answer is kept.
+fn request_key(lease: &Lease) -> Option<Key> {
+    let name = lease.reply_key.as_deref()?;
+    Some(Key { kind: Kind::Reply, name: name.into() })
 }

@@ -1,16 +1,33 @@
 //! What a change of a lease means for whoever follows the events: drawn from how it stood before
-//! and stands now, so that no place that changes one can forget to tell.
+//! and stands now, so that no place that changes one can forget to tell. What callers rely on, that
+//! it is frozen ([`frozen`]) or renewed ([`renewed`]), is told apart: by then it is on disk.
 
-use crate::vm::boottime::BootTime;
 use crate::vm::events::{Event, EventKind};
 use crate::vm::lease::{Lease, LeaseState, Member, ThawCause};
 
 /// How a lease stood.
 pub(super) struct Standing {
-    state: LeaseState,
-    deadline: Option<BootTime>,
     cause: Option<ThawCause>,
     members: Vec<MemberStanding>,
+}
+
+/// A freeze that came to be.
+pub(super) fn frozen(lease: &Lease) -> Vec<Event> {
+    let guard = lease.guard().as_str();
+    each(lease, |ttl| Event::new(EventKind::FreezeFrozen).with("guard", guard).with(TTL, ttl))
+}
+
+/// A lease that holds for longer.
+pub(super) fn renewed(lease: &Lease) -> Vec<Event> {
+    each(lease, |ttl| Event::new(EventKind::FreezeRenewed).with(TTL, ttl))
+}
+
+const TTL: &str = "ttl_seconds";
+
+/// The event of each VM that is held.
+fn each(lease: &Lease, event: impl Fn(u64) -> Event) -> Vec<Event> {
+    let held = lease.members.iter().filter(|member| !member.ended());
+    held.map(|member| told(event(lease.ttl.as_secs()), member).lease(&lease.id)).collect()
 }
 
 /// How one VM of it stood.
@@ -23,8 +40,6 @@ pub(super) struct MemberStanding {
 impl Standing {
     pub(super) fn of(lease: &Lease) -> Self {
         Self {
-            state: lease.state,
-            deadline: lease.deadline,
             cause: lease.thaw_cause,
             members: lease.members.iter().map(MemberStanding::of).collect(),
         }
@@ -45,18 +60,6 @@ impl Standing {
     }
 
     fn of_lease(&self, lease: &Lease) -> Option<Event> {
-        let ttl = lease.ttl.as_secs();
-        match (self.state, lease.state) {
-            (LeaseState::Freezing, LeaseState::Frozen) => {
-                let guard = lease.guard().as_str();
-                let event = Event::new(EventKind::FreezeFrozen).with("guard", guard);
-                return Some(event.with("ttl_seconds", ttl));
-            }
-            (LeaseState::Frozen, LeaseState::Frozen) if self.deadline != lease.deadline => {
-                return Some(Event::new(EventKind::FreezeRenewed).with("ttl_seconds", ttl));
-            }
-            _ => {}
-        }
         match lease.thaw_cause.filter(|_| self.cause != lease.thaw_cause && !lease.ended())? {
             ThawCause::Expired => Some(Event::new(EventKind::FreezeExpired)),
             ThawCause::Rollback => Some(Event::new(EventKind::FreezeRollback)),

@@ -1,10 +1,15 @@
 //! What a freeze would freeze, without freezing it.
 
+use std::time::Duration;
+
 use qga_proto::command::{
     Command as _, FilesystemInfo, FsfreezeStatus, GuestFsfreezeStatus, GuestGetFsinfo,
 };
 
+use tokio::time::Instant;
+
 use super::asking::{not_begun, same_path, unknown_among};
+use crate::vm::call::CallOptions;
 use crate::vm::freeze::FreezeError;
 use crate::vm::handle::VmHandle;
 use crate::vm::lease::Policy;
@@ -45,7 +50,8 @@ const CANNOT_FREEZE: [&str; 23] = [
     "ufs", "vfat", "virtiofs",
 ];
 
-/// Asks a guest what a freeze of `named`, or of everything, would freeze. Sends no freeze.
+/// Asks a guest what a freeze of `named`, or of everything, would freeze. Sends no freeze. `within`:
+/// how long the guest may take in all, where that is not as configured.
 ///
 /// # Errors
 /// What would stand in the freeze's way stands in this one's too; and an agent that does not list
@@ -54,12 +60,19 @@ pub async fn preview(
     vm: &VmHandle,
     named: Option<&[String]>,
     policy: Policy,
+    within: Option<Duration>,
 ) -> Result<Preview, FreezeError> {
-    let status = vm.call(GuestFsfreezeStatus {}, vm.options(&GuestFsfreezeStatus::INFO)).await;
+    let until = within.map(|within| Instant::now() + within);
+    let options = |info| {
+        let options = vm.options(info);
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        CallOptions { timeout: left.unwrap_or(options.timeout), ..options }
+    };
+    let status = vm.call(GuestFsfreezeStatus {}, options(&GuestFsfreezeStatus::INFO)).await;
     if status.map_err(|e| not_begun(&GuestFsfreezeStatus::INFO, e))? != FsfreezeStatus::Thawed {
         return Err(FreezeError::AlreadyFrozen { lease: None });
     }
-    let mounted = vm.call(GuestGetFsinfo {}, vm.options(&GuestGetFsinfo::INFO)).await;
+    let mounted = vm.call(GuestGetFsinfo {}, options(&GuestGetFsinfo::INFO)).await;
     let mounted = mounted.map_err(|error| not_begun(&GuestGetFsinfo::INFO, error))?;
     let paths: Vec<&str> = mounted.iter().map(|f| f.mountpoint.as_str()).collect();
     let unknown = unknown_among(&paths, named.unwrap_or_default());

@@ -40,7 +40,12 @@ async fn over_tcp_every_operation_needs_the_token_save_the_public_ones() {
         assert!(bare.header("www-authenticate").starts_with("Bearer"));
         for wrong in ["Bearer", "Bearer ", "Basic Zm9v", "Bearer wrong", &long, &almost] {
             let ask = gateway.ask_tcp(&method, &path).header("authorization", wrong);
-            let problem = ask.send().await.problem(401, "unauthenticated");
+            let answer = ask.send().await;
+            // After so many wrong ones, those that follow are told to wait.
+            let problem = match answer.status.as_u16() {
+                429 => answer.problem(429, "too_many_failures"),
+                _ => answer.problem(401, "unauthenticated"),
+            };
             assert!(!problem.to_string().contains(&gateway.token[..63]));
         }
     }
@@ -51,6 +56,22 @@ async fn over_tcp_every_operation_needs_the_token_save_the_public_ones() {
     gateway.ask_tcp("GET", "/nope").send().await.problem(401, "unauthenticated");
     gateway.ask_tcp("GET", "/vms/none").send().await.problem(401, "unauthenticated");
     gateway.ask_tcp("GET", "/docsx").send().await.problem(401, "unauthenticated");
+}
+
+#[tokio::test]
+async fn whoever_fails_often_waits_and_keeps_nobody_out() {
+    let gateway = Gateway::start().await;
+    let ask = |token: &str| {
+        let ask = gateway.ask_tcp("GET", "/vms");
+        ask.header("authorization", &format!("Bearer {token}"))
+    };
+    let mut refused = 0;
+    for _ in 0..30 {
+        refused += usize::from(ask("wrong").send().await.status == 429);
+        ask(&gateway.token).send().await.expect(200);
+        gateway.ask_tcp("GET", "/vms").send().await.problem(401, "unauthenticated");
+    }
+    assert!(refused > 0);
 }
 
 #[tokio::test]

@@ -65,6 +65,49 @@ async fn a_dry_run_lists_what_would_freeze_and_freezes_nothing() {
 }
 
 #[tokio::test]
+async fn a_dry_run_of_several_lists_each_vm_and_what_stands_in_its_way() {
+    let gateway = Gateway::configured(mounted(), "[limits]\nfrozen_vms_max = 2\n").await;
+    gateway.wait_for(qga_gateway::vm::LinkState::Ready).await;
+    let ask = |body: Value| gateway.ask("POST", "/freezes?dry_run=true").json(&body).send();
+    let preview = ask(json!({"vms": ["vm", "absent"], "order": "sequential"})).await.expect(200);
+    assert_eq!(
+        (&preview["would_freeze"], &preview["order"], &preview["all_or_nothing"]),
+        (&json!(false), &json!("sequential"), &json!(true))
+    );
+    let [vm, absent] = preview["members"].as_array().unwrap().as_slice() else {
+        panic!("{preview}")
+    };
+    assert_eq!((&vm["vm_id"], &vm["problem"]), (&json!("vm"), &json!(null)));
+    let alone = gateway.ask("POST", AT).send().await.expect(200);
+    assert_eq!(vm["filesystems"], alone["filesystems"]);
+    assert_eq!((&absent["vm_id"], &absent["filesystems"]), (&json!("absent"), &json!([])));
+    assert_eq!(absent["problem"]["code"], "agent_unavailable");
+    assert_eq!(absent["problem"]["outcome"], "not_sent");
+
+    let body = json!({"vms": ["absent", "vm"], "all_or_nothing": false, "mountpoints": ["/srv"]});
+    let preview = ask(body).await.expect(200);
+    assert_eq!(preview["would_freeze"], true, "one of them is enough");
+    assert_eq!(preview["members"][1]["filesystems"][1]["would_freeze"], true);
+    let preview = ask(json!({"selector": {"labels": {"tier": "test"}}})).await.expect(200);
+    assert_eq!((&preview["would_freeze"], &preview["policy"]), (&json!(true), &json!("required")));
+    let preview = ask(json!({"vms": ["vm"], "mountpoints": ["/mnt"]})).await.expect(200);
+    assert_eq!(preview["members"][0]["problem"]["code"], "no_such_mountpoint");
+
+    // What a freeze of them is refused for as a whole.
+    for bad in [json!({"vms": []}), json!({"vms": ["vm"], "ttl_seconds": 999_999})] {
+        ask(bad).await.problem(400, "bad_request");
+    }
+    ask(json!({"vms": ["vm", "nobody"]})).await.problem(404, "vm_not_found");
+    let lease = gateway.ask("POST", "/vms/vm/fsfreeze").send().await.expect(201);
+    let preview = ask(json!({"vms": ["vm"]})).await.expect(200);
+    let problem = &preview["members"][0]["problem"];
+    assert_eq!((&problem["code"], &problem["lease_id"]), (&json!("already_frozen"), &lease["id"]));
+    ask(json!({"vms": ["vm", "absent"]})).await.problem(429, "too_many_frozen");
+    assert_eq!(gateway.leases.list().len(), 1);
+    assert_eq!(gateway.agent.times("guest-fsfreeze-freeze"), 1);
+}
+
+#[tokio::test]
 async fn a_dry_run_meets_what_a_freeze_would() {
     let gateway = Gateway::with(mounted()).await;
     let lease = gateway.ask("POST", "/vms/vm/fsfreeze").send().await.expect(201);

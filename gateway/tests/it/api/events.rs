@@ -11,14 +11,14 @@ use super::client::Ask;
 use super::gateway::{BOUND, Gateway};
 
 /// A client of Server-Sent Events.
-pub(super) struct Stream {
+pub(crate) struct Stream {
     body: Incoming,
     text: String,
     pub(super) last_id: String,
 }
 
 impl Stream {
-    pub(super) async fn open(ask: Ask) -> Self {
+    pub(crate) async fn open(ask: Ask) -> Self {
         let response = ask.header("accept", "text/event-stream").open().await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -46,8 +46,14 @@ impl Stream {
         }
     }
 
+    /// Whether nothing but events comes before the end.
+    pub(super) async fn ends(&mut self) -> bool {
+        while self.block().await.is_some() {}
+        true
+    }
+
     /// The next event.
-    pub(super) async fn event(&mut self) -> Value {
+    pub(crate) async fn event(&mut self) -> Value {
         loop {
             let block = self.block().await.expect("goes on");
             let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));

@@ -77,6 +77,46 @@ async fn a_lease_is_renewed_by_either_path() {
 }
 
 #[tokio::test]
+async fn callers_say_how_long_they_wait_for_a_guest() {
+    let freeze = "/vms/vm/fsfreeze";
+    for (path, body) in [(freeze, json!({})), ("/freezes", json!({"vms": ["vm"]}))] {
+        let gateway = Gateway::with(Agent::default()).await;
+        let bad = gateway.ask("POST", &format!("{path}?timeout_seconds=9")).json(&body);
+        let problem = bad.send().await.problem(400, "bad_request");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("freeze_timeout_seconds"), "{detail}");
+        gateway.agent.clone().with("guest-get-fsinfo", Quirk::Never);
+        let dry = format!("{path}?dry_run=true&timeout_seconds=0.1");
+        let answer = gateway.ask("POST", &dry).json(&body).send().await;
+        let preview = answer.value();
+        let problem = if path == freeze { &preview } else { &preview["members"][0]["problem"] };
+        assert_eq!(problem["code"], "agent_timeout", "{preview}");
+        assert!(gateway.leases.list().is_empty());
+    }
+    let gateway = Gateway::with(Agent::default().with("guest-fsfreeze-thaw", Quirk::Never)).await;
+    let lease = gateway.ask("POST", freeze).send().await.expect(201);
+    let at = format!("/freezes/{}", lease["id"].as_str().unwrap());
+    for (method, path) in [("PATCH", freeze), ("PATCH", &at), ("DELETE", freeze), ("DELETE", &at)] {
+        let ask = gateway.ask(method, &format!("{path}?timeout_seconds=0"));
+        ask.send().await.problem(400, "bad_request");
+    }
+    gateway.ask("PATCH", &format!("{at}?timeout_seconds=9")).send().await.expect(200);
+    for path in [freeze, &at] {
+        let ask = gateway.ask("DELETE", &format!("{path}?timeout_seconds=0.1"));
+        let problem = ask.send().await.problem(504, "agent_timeout");
+        assert_eq!(problem["outcome"], "unknown");
+        assert!(problem["detail"].as_str().unwrap().contains(&at), "where to follow it: {problem}");
+    }
+    // It goes on all the same, and whoever waits longer sees the end.
+    gateway.agent.mend("guest-fsfreeze-thaw");
+    let ask = gateway.ask("DELETE", &format!("{at}?timeout_seconds=60"));
+    assert_eq!(ask.send().await.expect(200)["state"], "thawed");
+    gateway.agent.clone().with("guest-fsfreeze-status", Quirk::Never);
+    let ask = gateway.ask("GET", &format!("{freeze}?timeout_seconds=0.1"));
+    ask.send().await.problem(504, "agent_timeout");
+}
+
+#[tokio::test]
 async fn if_match_holds_back_whoever_means_another_lease() {
     let gateway = Gateway::start().await;
     let first = freeze(&gateway, json!({})).await["id"].as_str().unwrap().to_owned();

@@ -6,7 +6,9 @@ use std::time::Duration;
 use qga_gateway::api::{self, State};
 use qga_gateway::config::Config;
 use qga_gateway::replies::Replies;
-use qga_gateway::server::{Tcp, Unix, serve};
+use qga_gateway::rights::{Authority, Rules};
+use qga_gateway::server::{Tcp, Unix, load_token, serve};
+use qga_gateway::store::Store;
 use qga_gateway::vm::{Leases, LinkState, Registry, VmHandle, watch_external};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +26,8 @@ pub(crate) struct Gateway {
     pub(crate) agent: Agent,
     pub(crate) registry: Registry,
     pub(crate) leases: Leases,
+    pub(crate) store: Store,
+    pub(crate) authority: Authority,
     pub(crate) stopping: CancellationToken,
     pub(crate) tracker: TaskTracker,
     pub(crate) unix: Target,
@@ -70,27 +74,33 @@ impl Gateway {
             path("absent.sock"),
         );
         let config = Config::parse(&config, "test.toml".as_ref()).unwrap();
-        let unix = Unix::bind(&config.listen.unix).unwrap();
+        let rules = Rules::new(&config.grants, &config.tokens);
+        let token = load_token(&config.listen.token_file).unwrap();
+        let authority = Authority::new(rules).with_token(&token);
+        let unix = Unix::bind(&config.listen.unix, &authority).unwrap();
         let address = config.listen.tcp.unwrap();
-        let tcp = Tcp::bind(address, &config.listen.token_file, &[]).await.unwrap();
+        let tcp = Tcp::bind(address, &authority, &[]).await.unwrap();
         let at = tcp.address().unwrap();
         let registry = Registry::start(&config);
-        let leases = Leases::new(&registry);
+        let store = Store::in_memory();
+        let leases = Leases::load(&registry, store.clone()).unwrap();
         tokio::spawn(watch_external(registry.clone(), leases.clone()));
         let (stopping, tracker) = (CancellationToken::new(), TaskTracker::new());
         let front = api::front(State {
             registry: registry.clone(),
             leases: leases.clone(),
-            replies: Replies::new(&registry),
+            authority: authority.clone(),
+            replies: Replies::load(&registry, store.clone()).unwrap(),
             stopping: stopping.clone(),
         });
         tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));
         tracker.spawn(serve(tcp, front, tracker.clone(), stopping.clone()));
-        let token = std::fs::read_to_string(path("token")).unwrap().trim().to_owned();
         Self {
             agent,
             registry,
             leases,
+            store,
+            authority,
             stopping,
             tracker,
             unix: Target::Unix(path("api.sock")),

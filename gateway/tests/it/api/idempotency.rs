@@ -74,6 +74,53 @@ async fn one_that_comes_meanwhile_waits_also_for_a_caller_that_hung_up() {
 }
 
 #[tokio::test]
+async fn a_key_goes_to_disk_in_the_write_of_the_lease_that_it_protects() {
+    let held = || Agent::default().with("guest-fsfreeze-freeze", Quirk::Held);
+    for key in [None, Some("k")] {
+        let gateway = Gateway::with(held()).await;
+        let ask = gateway.ask("POST", "/vms/vm/fsfreeze");
+        let ask = match key {
+            Some(key) => ask.header("idempotency-key", key),
+            None => ask,
+        };
+        let sent = async {
+            while gateway.agent.times("guest-fsfreeze-freeze") == 0 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(gateway.store.commits(), 1, "{key:?}: before the freeze leaves");
+            gateway.agent.release();
+        };
+        let (answer, ()) = tokio::join!(ask.send(), sent);
+        answer.expect(201);
+        // When it is frozen, and the answer itself.
+        let all = 2 + u64::from(key.is_some());
+        assert_eq!(gateway.store.commits(), all, "{key:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_uses_no_key_up() {
+    let fsinfo = json!([{"name": "vda", "mountpoint": "/", "type": "ext4", "disk": []}]);
+    let agent = Agent::default().with("guest-get-fsinfo", Quirk::Value(fsinfo));
+    let gateway = Gateway::with(agent).await;
+    for (path, body) in [("/vms/vm/fsfreeze", json!({})), ("/freezes", json!({"vms": ["vm"]}))] {
+        let ask = |query: &str| {
+            let ask = gateway.ask("POST", &format!("{path}{query}"));
+            ask.header("idempotency-key", "k").json(&body)
+        };
+        let commits = gateway.store.commits();
+        for _ in 0..2 {
+            let answer = ask("?dry_run=true").send().await;
+            answer.expect(200);
+            assert!(!answer.headers.contains_key("idempotency-replayed"));
+        }
+        assert_eq!(gateway.store.commits(), commits);
+        ask("").send().await.expect(201);
+        gateway.ask("DELETE", "/vms/vm/fsfreeze").send().await.expect(200);
+    }
+}
+
+#[tokio::test]
 async fn a_key_belongs_to_its_caller_and_path_and_means_one_request() {
     let gateway = Gateway::start().await;
     let trim = |body: &Value| {

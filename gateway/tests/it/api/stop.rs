@@ -3,7 +3,7 @@
 use axum::body::Body;
 use qga_gateway::api::access::Access;
 use qga_gateway::api::{self, State};
-use qga_gateway::principal::Principal;
+use qga_gateway::rights::{Authority, Identity, Rules};
 use qga_gateway::vm::LinkState;
 use tokio_util::sync::CancellationToken;
 
@@ -45,14 +45,16 @@ async fn a_stopping_gateway_says_that_it_is_not_ready() {
     gateway.ask("GET", "/readyz").send().await.expect(200);
     let stopping = CancellationToken::new();
     stopping.cancel();
+    let authority = Authority::new(Rules::default());
     let front = api::front(State {
         registry: gateway.registry.clone(),
         leases: gateway.leases.clone(),
+        authority: authority.clone(),
         replies: qga_gateway::replies::Replies::new(&gateway.registry),
         stopping,
     });
     let request = hyper::Request::get("/readyz").header("host", "a").body(Body::empty()).unwrap();
-    let answer = front.handle(&Access::Peer(Principal::unix(0)), request).await;
+    let answer = front.handle(&Access::Peer(Identity::unix(0, 0), authority), request).await;
     assert_eq!(answer.status(), 503);
     assert!(answer.headers().contains_key("retry-after"));
 }

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use qga_gateway::principal::Principal;
-use qga_gateway::vm::{FreezeRequest, Leases, LinkState, Policy, Registry, VmId};
+use qga_gateway::vm::{Leases, LinkState, Registry, VmId};
 use tempfile::tempdir;
 use tokio::time::Instant;
 
 use super::fake::Guest;
-use super::{QUICK, eventually, parse, recovers, until};
+use super::{QUICK, eventually, parse, recovers, request, until};
 
 fn start(dir: &Path, more: &str) -> Registry {
     let dir = dir.display();
@@ -75,16 +75,7 @@ async fn a_lease_keeps_its_vm() {
     let vm = registry.get(&id("vm-a")).expect("there");
     until(&vm, LinkState::Ready).await;
     let leases = Leases::new(&registry);
-    let request = FreezeRequest {
-        ttl: Duration::from_secs(60),
-        freeze_timeout: Duration::from_secs(1),
-        mountpoints: None,
-        policy: Policy::Required,
-        order: qga_gateway::vm::Order::Parallel,
-        all_or_nothing: true,
-        label: None,
-    };
-    let lease = leases.freeze(&vm, request, Principal::unix(0)).await.expect("freezes");
+    let lease = leases.freeze(&vm, request(), Principal::unix(0)).await.expect("freezes");
     guest.kill().await;
     guest.unlink();
     until(&vm, LinkState::Absent).await;

@@ -13,7 +13,7 @@ use qga_proto::command::{
 use qga_proto::{Job, Outcome, QgaError, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 /// What a test has done to a command.
@@ -99,6 +99,19 @@ impl Guest {
 
     pub(super) fn rule(&self, rule: impl FnMut(&str) -> Act + Send + 'static) {
         *self.shared.rule.lock().expect("rule") = Box::new(rule);
+    }
+
+    /// From now on it carries this command out and nobody hears of it; each time, something comes.
+    pub(super) fn loses(&self, name: &'static str) -> mpsc::Receiver<()> {
+        let (carried_out, seen) = mpsc::channel(8);
+        self.rule(move |asked| {
+            if asked != name {
+                return Act::Normal;
+            }
+            let _ = carried_out.try_send(());
+            Act::Lose
+        });
+        seen
     }
 
     /// Lets what is held go on.

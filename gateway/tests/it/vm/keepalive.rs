@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use qga_gateway::principal::Principal;
-use qga_gateway::vm::{FreezeRequest, Leases, LinkState, Policy, Registry, Verdict, VmHandle};
+use qga_gateway::vm::{Leases, LinkState, Registry, Verdict, VmHandle};
 use tempfile::tempdir;
 use tokio::time::timeout;
 
 use super::fake::{Act, Guest};
-use super::{QUICK, eventually, parse, reaches, recovers, until};
+use super::{QUICK, eventually, parse, reaches, ready, recovers, request, until};
 
 fn registry(socket: &std::path::Path, seconds: f64) -> (Registry, VmHandle) {
     let quick = QUICK.replace("[timeouts]", &format!("keepalive_seconds = {seconds}\n[timeouts]"));
@@ -16,11 +16,6 @@ fn registry(socket: &std::path::Path, seconds: f64) -> (Registry, VmHandle) {
         Registry::start(&parse(&format!("{quick}[[vm]]\nid = \"a\"\nsocket = {socket:?}\n")));
     let vm = registry.list().remove(0);
     (registry, vm)
-}
-
-async fn ready(vm: &VmHandle) {
-    until(vm, LinkState::Ready).await;
-    eventually("known", || vm.capabilities().is_some()).await;
 }
 
 #[tokio::test]
@@ -62,16 +57,7 @@ async fn under_a_lease_nobody_is_asked_so_that_a_stopped_guest_may_keep_its_verd
     let (registry, vm) = registry(&path, 0.05);
     ready(&vm).await;
     let leases = Leases::new(&registry);
-    let request = FreezeRequest {
-        ttl: Duration::from_secs(60),
-        freeze_timeout: Duration::from_secs(1),
-        mountpoints: None,
-        policy: Policy::Required,
-        order: qga_gateway::vm::Order::Parallel,
-        all_or_nothing: true,
-        label: None,
-    };
-    let lease = leases.freeze(&vm, request, Principal::unix(0)).await.expect("freezes");
+    let lease = leases.freeze(&vm, request(), Principal::unix(0)).await.expect("freezes");
     // Somebody stops it for a snapshot, and no QMP says so.
     let syncs = vm.counters().syncs;
     guest.rule(|_| Act::Hold);

@@ -7,14 +7,14 @@ use std::time::Duration;
 use qga_gateway::principal::Principal;
 use qga_gateway::vm::{
     CallError, FreezeError, FreezeRequest, Guard, Lease, LeaseId, LeaseState, Leases, LinkState,
-    Order, Policy, Registry, ThawCause, Verdict, VmHandle,
+    Policy, Registry, ThawCause, Verdict, VmHandle,
 };
 use qga_proto::{Outcome, QgaError};
 use tempfile::{TempDir, tempdir};
 use tokio::time::timeout;
 
 use super::fake::{Act, Guest};
-use super::{QUICK, eventually, parse, until};
+use super::{QUICK, eventually, parse, ready, until};
 
 pub(super) struct Frame {
     _dir: TempDir,
@@ -41,8 +41,7 @@ impl Frame {
             "{limits}\n[[vm]]\nid = \"a\"\nsocket = \"{socket}\"\n"
         )));
         let vm = registry.list().remove(0);
-        until(&vm, LinkState::Ready).await;
-        eventually("known", || vm.capabilities().is_some()).await;
+        ready(&vm).await;
         let leases = Leases::new(&registry);
         Self { _dir: dir, _registry: registry, guest, vm, leases }
     }
@@ -63,16 +62,9 @@ impl Frame {
     }
 }
 
+/// A freeze that is given up soon.
 pub(super) fn request() -> FreezeRequest {
-    FreezeRequest {
-        ttl: MINUTE,
-        freeze_timeout: Duration::from_millis(300),
-        mountpoints: None,
-        policy: Policy::Required,
-        order: Order::Parallel,
-        all_or_nothing: true,
-        label: Some("backup".into()),
-    }
+    FreezeRequest { freeze_timeout: Duration::from_millis(300), ..super::request() }
 }
 
 /// An agent that cannot say what is mounted.

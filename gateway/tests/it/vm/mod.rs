@@ -24,7 +24,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use qga_gateway::config::Config;
-use qga_gateway::vm::{CallError, CallOptions, LinkState, LinkStatus, Registry, VmHandle};
+use qga_gateway::vm::{
+    CallError, CallOptions, FreezeRequest, LinkState, LinkStatus, Order, Policy, Registry, VmHandle,
+};
 use qga_proto::command::GuestPing;
 use tokio::time::timeout;
 
@@ -65,6 +67,25 @@ fn one(socket: &Path) -> (Registry, VmHandle) {
     let registry = Registry::start(&config("persistent", &[socket]));
     let vm = registry.list().remove(0);
     (registry, vm)
+}
+
+/// Until the agent answers and what it can do is known.
+async fn ready(vm: &VmHandle) {
+    until(vm, LinkState::Ready).await;
+    eventually("known", || vm.capabilities().is_some()).await;
+}
+
+/// A freeze of everything that lasts as long as a test.
+fn request() -> FreezeRequest {
+    FreezeRequest {
+        ttl: Duration::from_secs(60),
+        freeze_timeout: Duration::from_secs(1),
+        mountpoints: None,
+        policy: Policy::Required,
+        order: Order::Parallel,
+        all_or_nothing: true,
+        label: Some("backup".into()),
+    }
 }
 
 /// Waits until the link is in that state, and gives its reason.

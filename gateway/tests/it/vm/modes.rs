@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use qga_gateway::principal::Principal;
-use qga_gateway::vm::{
-    CallError, FreezeRequest, Leases, LinkState, Policy, Registry, Verdict, VmHandle,
-};
+use qga_gateway::vm::{CallError, FreezeRequest, Leases, LinkState, Registry, Verdict, VmHandle};
 use tempfile::tempdir;
 use tokio::net::UnixStream;
 
 use super::fake::{Guest, only_syncs};
-use super::{config, eventually, ping, reaches, until};
+use super::{config, eventually, ping, reaches, request, until};
 
 fn on_demand(path: &std::path::Path) -> (Registry, VmHandle) {
     let registry = Registry::start(&config("on-demand", &[path]));
@@ -97,15 +95,7 @@ async fn a_lease_keeps_the_connection() {
     until(&vm, LinkState::Ready).await;
     eventually("left", || !guest.truth().connected).await;
     let leases = Leases::new(&registry);
-    let request = FreezeRequest {
-        ttl: Duration::from_millis(600),
-        freeze_timeout: Duration::from_secs(1),
-        mountpoints: None,
-        policy: Policy::Required,
-        order: qga_gateway::vm::Order::Parallel,
-        all_or_nothing: true,
-        label: None,
-    };
+    let request = FreezeRequest { ttl: Duration::from_millis(600), ..request() };
     let lease = leases.freeze(&vm, request, Principal::unix(0)).await.expect("freezes");
     let connections = guest.truth().connections;
     eventually("its end", || leases.get(&lease.id).is_some_and(|lease| lease.ended())).await;

@@ -1,11 +1,9 @@
 //! The lowest version that is spoken to: QEMU 0.15's agent.
 
-use std::time::Duration;
-
 use qga_gateway::principal::Principal;
 use qga_gateway::vm::{
-    CallError, FreezeError, FreezeRequest, Lease, LeaseState, Leases, LinkState, Policy, Registry,
-    ThawCause, Verdict, VmHandle,
+    CallError, FreezeError, Lease, LeaseState, Leases, LinkState, Registry, ThawCause, Verdict,
+    VmHandle,
 };
 use qga_proto::command::{
     FsfreezeStatus, GuestFsfreezeFreezeList, GuestFsfreezeStatus, GuestInfo, GuestPing,
@@ -13,7 +11,7 @@ use qga_proto::command::{
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
-use super::{eventually, one, quick, reaches, recovers, until};
+use super::{eventually, one, quick, reaches, recovers, request, until};
 use crate::scripted::OldAgent;
 
 struct Frame {
@@ -43,17 +41,7 @@ impl Frame {
     }
 
     async fn freeze(&self) -> Result<Lease, FreezeError> {
-        let second = Duration::from_secs(1);
-        let request = FreezeRequest {
-            ttl: 60 * second,
-            freeze_timeout: second,
-            mountpoints: None,
-            policy: Policy::Required,
-            order: qga_gateway::vm::Order::Parallel,
-            all_or_nothing: true,
-            label: None,
-        };
-        self.leases.freeze(&self.vm, request, Principal::new("test")).await
+        self.leases.freeze(&self.vm, request(), Principal::new("test")).await
     }
 
     async fn force_thaw(&self) -> Result<Lease, FreezeError> {

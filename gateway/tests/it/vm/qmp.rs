@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use qga_gateway::principal::Principal;
 use qga_gateway::vm::{
-    CallError, CallOptions, FreezeError, FreezeRequest, Leases, LinkState, Policy, Registry,
-    Verdict, VmHandle,
+    CallError, CallOptions, FreezeError, Leases, LinkState, Registry, Verdict, VmHandle,
 };
 use qga_proto::command::GuestFileFlush;
 use tempfile::{TempDir, tempdir};
@@ -15,7 +14,9 @@ use tokio::net::UnixListener;
 use tokio::time::{Instant, timeout};
 
 use super::fake::{Act, Guest};
-use super::{BOUND, QUICK, eventually, parse, ping, quick, reaches, recovers, until};
+use super::{
+    BOUND, QUICK, eventually, parse, ping, quick, reaches, ready, recovers, request, until,
+};
 use crate::fake_qmp::{Qmp, Truth};
 
 /// A VM with both sockets.
@@ -35,8 +36,7 @@ fn registry(agent: &Path, qmp: &Path, mode: &str) -> Registry {
 impl Vm {
     async fn ready() -> Self {
         let vm = Self::start(|_| {}).await;
-        until(&vm.vm, LinkState::Ready).await;
-        eventually("known", || vm.vm.capabilities().is_some()).await;
+        ready(&vm.vm).await;
         vm
     }
 
@@ -58,18 +58,6 @@ async fn known(qmp: &Qmp) {
     eventually("QMP is followed", all).await;
 }
 
-fn freeze() -> FreezeRequest {
-    FreezeRequest {
-        ttl: Duration::from_secs(60),
-        freeze_timeout: Duration::from_secs(1),
-        mountpoints: None,
-        policy: Policy::Required,
-        order: qga_gateway::vm::Order::Parallel,
-        all_or_nothing: true,
-        label: None,
-    }
-}
-
 #[tokio::test]
 async fn a_vm_found_paused_is_paused_with_a_reason_and_no_freeze_is_sent() {
     let vm = Vm::start(|truth| truth.status = "io-error").await;
@@ -83,7 +71,7 @@ async fn a_vm_found_paused_is_paused_with_a_reason_and_no_freeze_is_sent() {
         "{error}"
     );
     let leases = Leases::new(&vm.registry);
-    let error = leases.freeze(&vm.vm, freeze(), Principal::unix(0)).await.expect_err("paused");
+    let error = leases.freeze(&vm.vm, request(), Principal::unix(0)).await.expect_err("paused");
     assert!(
         matches!(&error, FreezeError::Call(CallError::Unavailable { link })
             if link.state == LinkState::Paused),
@@ -99,7 +87,7 @@ async fn a_vm_found_paused_is_paused_with_a_reason_and_no_freeze_is_sent() {
 async fn a_pause_is_no_silence_and_spoils_nothing() {
     let vm = Vm::ready().await;
     let leases = Leases::new(&vm.registry);
-    let lease = leases.freeze(&vm.vm, freeze(), Principal::unix(0)).await.expect("freezes");
+    let lease = leases.freeze(&vm.vm, request(), Principal::unix(0)).await.expect("freezes");
     let (before, syncs) = (vm.vm.disruptions(), vm.vm.counters().syncs);
     // Somebody asks something that is not answered any more, and its end asks for a sync.
     vm.guest.rule(|_| Act::Hold);
@@ -131,7 +119,7 @@ async fn a_pause_is_no_silence_and_spoils_nothing() {
 async fn a_thaw_of_a_paused_vm_is_carried_out_when_it_runs_again() {
     let vm = Vm::ready().await;
     let leases = Leases::new(&vm.registry);
-    let lease = leases.freeze(&vm.vm, freeze(), Principal::unix(0)).await.expect("freezes");
+    let lease = leases.freeze(&vm.vm, request(), Principal::unix(0)).await.expect("freezes");
     vm.qmp.stop();
     until(&vm.vm, LinkState::Paused).await;
     let error = leases.thaw(&lease.id).await.expect_err("paused");
@@ -185,7 +173,7 @@ async fn a_reset_spoils_the_verdict_though_nothing_else_shows_it() {
     for event in ["RESET", "SHUTDOWN", "GUEST_PANICKED"] {
         let vm = Vm::ready().await;
         let leases = Leases::new(&vm.registry);
-        let lease = leases.freeze(&vm.vm, freeze(), Principal::unix(0)).await.expect("freezes");
+        let lease = leases.freeze(&vm.vm, request(), Principal::unix(0)).await.expect("freezes");
         let before = vm.vm.disruptions();
         vm.qmp.happens(event, |_| {});
         eventually("seen", || vm.vm.disruptions() > before).await;

@@ -4,14 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use qga_gateway::principal::Principal;
-use qga_gateway::vm::{
-    CallError, FreezeRequest, Leases, LinkState, Policy, Registry, Reloaded, Verdict, VmHandle,
-    VmId,
-};
+use qga_gateway::vm::{CallError, Leases, LinkState, Registry, Reloaded, Verdict, VmHandle, VmId};
 use tempfile::tempdir;
 
 use super::fake::{Act, Guest};
-use super::{QUICK, eventually, parse, ping, recovers, until};
+use super::{QUICK, eventually, parse, ping, recovers, request, until};
 
 fn vm(id: &str, socket: &Path, more: &str) -> String {
     format!("[[vm]]\nid = \"{id}\"\nsocket = {socket:?}\n{more}\n")
@@ -31,21 +28,8 @@ async fn reload(registry: &Registry, text: &str) -> Reloaded {
 
 async fn ready(registry: &Registry, name: &str) -> VmHandle {
     let vm = registry.get(&id(name)).expect("there");
-    until(&vm, LinkState::Ready).await;
-    eventually("known", || vm.capabilities().is_some()).await;
+    super::ready(&vm).await;
     vm
-}
-
-fn freeze() -> FreezeRequest {
-    FreezeRequest {
-        ttl: Duration::from_secs(60),
-        freeze_timeout: Duration::from_secs(1),
-        mountpoints: None,
-        policy: Policy::Required,
-        order: qga_gateway::vm::Order::Parallel,
-        all_or_nothing: true,
-        label: None,
-    }
 }
 
 #[tokio::test]
@@ -87,7 +71,7 @@ async fn a_vm_with_a_lease_is_kept_until_that_has_ended() {
     let mut held = Vec::new();
     for name in ["gone", "changed"] {
         let vm = ready(&registry, name).await;
-        held.push(leases.freeze(&vm, freeze(), Principal::unix(0)).await.expect("freezes").id);
+        held.push(leases.freeze(&vm, request(), Principal::unix(0)).await.expect("freezes").id);
     }
     let after = vm("changed", &path("changed"), "labels = { a = \"b\" }");
     let after = format!("{QUICK}{after}");

@@ -2,10 +2,13 @@
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
+use tokio::time::timeout;
 
+use super::BOUND;
 use super::fake::Act;
 use super::restarts::{Gateway, pair};
 use crate::api::client::{Answer, Ask, Target};
+use crate::api::events::Stream;
 
 async fn post(gateway: &Gateway, path: &str, key: &str) -> Answer {
     let target = Target::Unix(gateway.dir.path().join("api.sock"));
@@ -33,14 +36,7 @@ async fn what_was_in_hand_at_a_crash_is_not_sent_again() {
     {
         let (mut gateway, guest) = pair(false).await;
         gateway.link("ready").await;
-        let (sent, mut seen) = tokio::sync::mpsc::channel(8);
-        guest.rule(move |name| {
-            if name != held {
-                return Act::Normal;
-            }
-            let _ = sent.try_send(());
-            Act::Lose
-        });
+        let mut seen = guest.loses(held);
         tokio::select! {
             answer = post(&gateway, path, "k") => panic!("{answer:?}"),
             _ = seen.recv() => {}
@@ -51,6 +47,52 @@ async fn what_was_in_hand_at_a_crash_is_not_sent_again() {
         assert_eq!(problem["lease_id"].is_string(), path.ends_with("fsfreeze"), "{problem}");
         assert!(seen.try_recv().is_err(), "once");
     }
+}
+
+#[tokio::test]
+async fn what_is_not_on_disk_is_not_told() {
+    let (gateway, guest) = pair(false).await;
+    gateway.link("ready").await;
+    let ask = |method: &str, path: &str| {
+        Ask::new(Target::Unix(gateway.dir.path().join("api.sock")), method, path)
+    };
+    let mut events = Stream::open(ask("GET", "/events?kind=freeze.*")).await;
+    let pid = Pid::from_child(&gateway.child);
+    let room = |most| {
+        let limit = Rlimit { current: most, maximum: None };
+        prlimit(Some(pid), Resource::Fsize, limit).expect("limits");
+    };
+    let (sent, mut seen) = tokio::sync::mpsc::channel(8);
+    guest.rule(move |name| {
+        if name != "guest-fsfreeze-freeze" {
+            return Act::Normal;
+        }
+        let _ = sent.try_send(());
+        Act::Hold
+    });
+    let (answer, ()) = tokio::join!(ask("POST", "/vms/a/fsfreeze").send(), async {
+        seen.recv().await.expect("sent");
+        room(Some(0));
+        guest.release();
+    });
+    answer.problem(503, "state_unwritable");
+    assert!(!guest.truth().frozen);
+    assert_eq!(events.event().await["kind"], "freeze.rollback");
+    assert_eq!(events.event().await["kind"], "freeze.thawed");
+
+    room(None);
+    guest.rule(|_| Act::Normal);
+    let frozen = async {
+        // The state is tried again after a pause.
+        while ask("POST", "/vms/a/fsfreeze").send().await.status != 201 {}
+    };
+    timeout(BOUND, frozen).await.expect("the disk is back");
+    assert_eq!(events.event().await["kind"], "freeze.frozen");
+    room(Some(0));
+    ask("PATCH", "/vms/a/fsfreeze").send().await.problem(503, "state_unwritable");
+    room(None);
+    ask("DELETE", "/vms/a/fsfreeze").send().await.expect(200);
+    assert_eq!(events.event().await["kind"], "freeze.thawed", "and no renewal before it");
 }
 
 #[tokio::test]

@@ -205,15 +205,7 @@ async fn a_crash_in_the_middle_of_a_freeze_or_thaw_ends_thawed() {
     ] {
         let (mut gateway, guest) = pair(named).await;
         gateway.link("ready").await;
-        let (sent, mut seen) = tokio::sync::mpsc::channel(8);
-        guest.rule(move |name| {
-            if name != held {
-                return Act::Normal;
-            }
-            let _ = sent.try_send(());
-            // Carried out, and nobody hears of it.
-            Act::Lose
-        });
+        let mut seen = guest.loses(held);
         let freeze = gateway.ask("POST", "/vms/a/fsfreeze", json!({"ttl_seconds": 60}));
         if held.ends_with("freeze") {
             tokio::select! {

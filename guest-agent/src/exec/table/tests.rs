@@ -6,6 +6,7 @@ use rustix::process::Pid;
 
 use super::*;
 use crate::completions::Completions;
+use crate::freeze::Identity;
 use crate::worker::tests::{job, next};
 
 struct Bench {
@@ -17,7 +18,8 @@ struct Bench {
 impl Bench {
     fn new(limits: Limits) -> Self {
         let (executor, inbox) = Executor::new().unwrap();
-        let programs = Programs::new(executor, limits, Arc::default()).unwrap();
+        let lives = Lives::new(&Identity::default(), Path::new("/nonexistent"));
+        let programs = Programs::new(executor, limits, Arc::default(), lives).unwrap();
         Self { programs, inbox, completions: Completions::new().unwrap() }
     }
 
@@ -133,7 +135,7 @@ fn held_bytes_are_bounded_and_accounted_for() {
     // The older result gives way to the newer one.
     let second = bench.start(big, None).unwrap();
     let number = i32::try_from(second).unwrap();
-    bench.turn_until(|programs| programs.finished.contains(&number).then_some(()));
+    bench.turn_until(|programs| programs.finished.contains(&Finished::Plain(number)).then_some(()));
     assert!(bench.programs.status(first).is_err());
     let result = bench.result(second);
     assert_eq!(result.out_data.unwrap().0.len(), 600);
@@ -171,7 +173,7 @@ fn a_start_that_takes_too_long_is_answered_and_undone() {
     let text = "Failed to execute child process “/bin/sh” (Connection timed out)";
     assert_eq!(bench.started().unwrap_err(), text);
     bench.wait_for_finished(1);
-    let pid = bench.programs.finished[0];
+    let Finished::Plain(pid) = bench.programs.finished[0] else { panic!() };
     assert_eq!(bench.programs.status(pid.into()).unwrap().signal, Some(9));
     assert!(bench.programs.starting.is_empty());
 }

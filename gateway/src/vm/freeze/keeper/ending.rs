@@ -10,7 +10,6 @@ use tokio::time::timeout;
 
 use super::Keeper;
 use crate::vm::call::CallError;
-use crate::vm::freeze::table::key;
 use crate::vm::freeze::{Control, FreezeError, Reply, torn_down};
 use crate::vm::guardian::{Begin, Order};
 use crate::vm::lease::{self, Lease, LeaseState, ThawCause};
@@ -105,8 +104,7 @@ impl Keeper {
             let (Control::Thaw { reply, .. } | Control::Renew { reply, .. }) = control;
             waiting.push(reply);
         }
-        let written = self.table.store.sync([key(&self.id)]);
-        let _ = timeout(WRITING, written).await;
+        let _ = timeout(WRITING, self.table.write(&self.id)).await;
         let lease = self.lease();
         if let Ok(lease) = &lease {
             log(lease);

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::Keeper;
 use crate::vm::boottime::BootTime;
 use crate::vm::call::CallError;
-use crate::vm::freeze::{Control, FreezeError, Reply, Unwritten, torn_down};
+use crate::vm::freeze::{Control, FreezeError, Reply, Unwritten, torn_down, transitions};
 use crate::vm::guardian::{Begin, Froze, Order};
 use crate::vm::lease::{self, Lease, LeaseId, LeaseState, ThawCause};
 
@@ -289,6 +289,7 @@ impl Keeper {
         });
         let lease = lease.ok_or(FreezeError::NotFound)?;
         self.persist(Unwritten::Frozen).await?;
+        self.table.tell_of(&self.id, transitions::frozen);
         self.trim();
         Ok(lease)
     }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::Keeper;
 use crate::vm::boottime::BootTime;
-use crate::vm::freeze::{Control, FreezeError, Reply, Unwritten};
+use crate::vm::freeze::{Control, FreezeError, Reply, Unwritten, transitions};
 use crate::vm::guardian::Order;
 use crate::vm::lease::{Guard, Lease, ThawCause};
 
@@ -71,6 +71,7 @@ impl Keeper {
             self.table.note(&self.id);
             return Err(error);
         }
+        self.table.tell_of(&self.id, transitions::renewed);
         self.lease()
     }
 
