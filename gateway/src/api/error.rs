@@ -116,6 +116,8 @@ pub enum Code {
     AgentUnavailable,
     /// The gateway cannot write its state to disk.
     StateUnwritable,
+    /// The gateway cannot write its audit records, and is to change nothing without.
+    AuditUnwritable,
     /// The gateway is stopping.
     ShuttingDown,
     /// The guest agent did not answer in time.
@@ -124,7 +126,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -173,6 +175,7 @@ impl Code {
         Self::AgentBadReply,
         Self::AgentUnavailable,
         Self::StateUnwritable,
+        Self::AuditUnwritable,
         Self::ShuttingDown,
         Self::AgentTimeout,
     ];
@@ -297,6 +300,11 @@ impl Code {
                 S::SERVICE_UNAVAILABLE,
                 "state_unwritable",
                 "The gateway's state cannot be written",
+            ),
+            Self::AuditUnwritable => (
+                S::SERVICE_UNAVAILABLE,
+                "audit_unwritable",
+                "The gateway's audit records cannot be written",
             ),
             Self::AgentTimeout => {
                 (S::GATEWAY_TIMEOUT, "agent_timeout", "The guest agent did not answer in time")

@@ -16,6 +16,8 @@ use super::queue::Priority;
 pub(crate) struct Pending {
     pub(crate) work: Work,
     pub(crate) submitted: Instant,
+    /// When it left, if it has.
+    pub(crate) sent: Option<Instant>,
     pub(crate) deadline: Instant,
     /// As in [`CallOptions`](super::call::CallOptions).
     pub(crate) unless_disrupted: Option<u64>,
@@ -59,7 +61,8 @@ impl VmHandle {
         let (reply, answer) = oneshot::channel();
         let submitted = Instant::now();
         let deadline = submitted + timeout;
-        let pending = Pending { work, submitted, deadline, unless_disrupted, reply };
+        let sent = None;
+        let pending = Pending { work, submitted, sent, deadline, unless_disrupted, reply };
         let vm = self.shared();
         if vm.is_closed() || vm.link.is_paused() {
             return Err(CallError::Unavailable { link: self.link() });

@@ -33,6 +33,7 @@ use super::link::LinkState;
 use super::surplus::Surplus;
 use super::timer::Timer;
 use crate::config::Mode;
+use crate::metrics::CommandOutcome;
 
 /// How much is read before other actors get a turn.
 const TURN_BYTES: usize = 1 << 20;
@@ -170,8 +171,10 @@ impl<'a> Session<'a> {
         for pending in calls.chain(self.resyncs.drain(..)) {
             let lost = Err(CallError::Interrupted { reason: reason.to_owned() });
             // A guest that was told to go and went has done as told.
-            let answer = if pending.silent_success() { Ok(None) } else { lost };
-            pending.answer(answer);
+            let done = pending.silent_success();
+            let outcome = if done { CommandOutcome::Ok } else { CommandOutcome::Lost };
+            self.vm.note(&pending, outcome);
+            pending.answer(if done { Ok(None) } else { lost });
         }
         end
     }
@@ -345,6 +348,8 @@ impl<'a> Session<'a> {
         match self.client.send(&call) {
             Ok(id) => {
                 self.vm.counters.calls.add(1);
+                self.vm.settings.commands.waits.observe(now.duration_since(pending.submitted));
+                pending.sent = Some(now);
                 self.calls.push((id, Caller::Pending(pending)));
             }
             Err(_) => pending.answer(Err(CallError::Unavailable { link: self.vm.link.status() })),

@@ -10,6 +10,7 @@ use super::power::PowerWatches;
 use super::reads::Reads;
 use super::transfer::Transfers;
 use crate::config::{Config, Limits, Timeouts};
+use crate::metrics::{CommandFigures, FreezeFigures};
 
 /// What all VMs share.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct Settings {
     pub(crate) power: PowerWatches,
     pub(crate) reads: Reads,
     pub(crate) transfers: Transfers,
+    pub(crate) commands: CommandFigures,
+    pub(crate) freezes: FreezeFigures,
     /// Wakes the discovery: a VM that was kept for its lease may go.
     pub(crate) unpinned: Notify,
 }
@@ -35,6 +38,8 @@ impl Settings {
             power: PowerWatches::default(),
             reads: Reads::default(),
             transfers: Transfers::default(),
+            commands: CommandFigures::default(),
+            freezes: FreezeFigures::default(),
             unpinned: Notify::new(),
         })
     }

@@ -52,7 +52,7 @@ const START_STACK: usize = 64 << 10;
 const LARGE: usize = 1 << 20;
 
 /// A program that a thread is starting.
-struct Starting {
+pub(super) struct Starting {
     /// Bytes of input held for it.
     bytes: usize,
     since: Instant,
@@ -90,7 +90,7 @@ pub(crate) struct Programs {
     /// The finished ones, in the order in which they finished.
     pub(super) finished: VecDeque<Finished>,
     /// Programs that a thread is starting, by number, which grows.
-    starting: BTreeMap<u64, Starting>,
+    pub(super) starting: BTreeMap<u64, Starting>,
     starts: u64,
     /// Bytes held for all of them, those of the input of starting ones included.
     pub(super) held: usize,
@@ -255,7 +255,7 @@ impl Programs {
     }
 
     /// Answers those who wait for starts that take too long.
-    fn give_up_on_starts(&mut self) {
+    pub(super) fn give_up_on_starts(&mut self) {
         let patience = self.limits.patience;
         for starting in self.starting.values_mut() {
             if starting.since.elapsed() >= patience
@@ -385,7 +385,7 @@ impl Programs {
             places -= 1;
         }
         self.make_room(bytes);
-        if self.held + bytes > held {
+        if bytes > 0 && self.held + bytes > held {
             let text = format!(
                 "running programs hold {} bytes of input and output already; the limit is {held}",
                 self.held
@@ -452,4 +452,4 @@ fn of_token(token: u64) -> (i32, usize) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

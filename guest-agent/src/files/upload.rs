@@ -98,8 +98,9 @@ impl Upload {
         let old = self.old(expected)?;
         self.publish(file, expected.absent, old.is_some(), leftovers)?;
         self.is_committed = true;
-        // A directory that may not be read cannot be written to disk by itself.
-        match dir.map_or(Ok(()), fsync) {
+        // The name belongs to the directory, and the number of names to the file. A directory that
+        // may not be read cannot be written to disk by itself.
+        match fsync(file).and_then(|()| dir.map_or(Ok(()), fsync)) {
             // The filesystem does not do that.
             Ok(()) | Err(Errno::INVAL) => {}
             Err(errno) => {

@@ -118,6 +118,8 @@ struct Plan<'a> {
     script: Vec<*const libc::c_char>,
     environment: Vec<*const libc::c_char>,
     record: [u8; RECORD],
+    /// The agent is not the one to go when memory is short; what it starts may be.
+    preferred: bool,
     agent: c_int,
     report: RawFd,
 }
@@ -148,6 +150,11 @@ impl<'a> Plan<'a> {
             script,
             environment,
             record,
+            preferred: OOM_SCORE
+                .to_str()
+                .ok()
+                .and_then(|path| std::fs::read_to_string(path).ok())
+                .is_some_and(|score| score.starts_with('-')),
             agent: getpid().as_raw_nonzero().get(),
             report,
         }
@@ -203,8 +210,8 @@ impl<'a> Plan<'a> {
             if self.launch.terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
                 return Err(errno());
             }
-            // The agent must not be the first to go when memory is short; what it starts may.
-            let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY);
+            let score =
+                if self.preferred { libc::open(OOM_SCORE.as_ptr(), libc::O_WRONLY) } else { -1 };
             if score >= 0 {
                 libc::write(score, c"0".as_ptr().cast(), 1);
                 libc::close(score);
@@ -282,6 +289,7 @@ impl<'a> Plan<'a> {
 }
 
 const SHELL: &CStr = c"/bin/sh";
+const OOM_SCORE: &CStr = c"/proc/self/oom_score_adj";
 
 fn errno() -> c_int {
     // SAFETY: the pointer is valid in every thread.

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
+use rustix::event::{Timespec, poll};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -90,6 +91,36 @@ fn a_full_disk_is_named_and_the_old_file_stays_on_every_filesystem() {
         cell.sh(&format!("[ $(du -k $ROOT/mnt/{fs_type}/d | cut -f1) -lt 100 ]"));
     }
     drop(agent);
+}
+
+/// The moments between two steps of the agent cannot be told from outside, so it is killed a little
+/// later each time.
+#[test]
+fn whenever_the_agent_is_killed_the_file_is_the_old_one_or_the_new_one() {
+    let bed = Bed::new();
+    let dir = bed.path("d");
+    fs::create_dir(&dir).unwrap();
+    let path = dir.join("f");
+    let mut seen = std::collections::BTreeSet::new();
+    for n in 0..40_i64 {
+        fs::write(&path, "old").unwrap();
+        let mut agent = bed.start();
+        let mut client = agent.connect();
+        let handle = Upload::new(&mut client, &path).written().handle;
+        client.send(
+            json!({"execute": "x-guest-file-commit", "arguments": {"handle": handle}}).to_string(),
+        );
+        let wait = Timespec { tv_sec: 0, tv_nsec: n * n * 3000 };
+        poll(&mut [], Some(&wait)).unwrap();
+        agent.kill();
+        let agent = bed.start();
+        wait_for("the remains to go", || (names(&dir) == ["f"]).then_some(()));
+        drop(agent);
+        let content = fs::read_to_string(&path).unwrap();
+        assert!(["old", "ABC"].contains(&&*content), "{content}");
+        seen.insert(content);
+    }
+    println!("{seen:?}");
 }
 
 #[test]

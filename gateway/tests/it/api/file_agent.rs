@@ -121,13 +121,6 @@ impl FileAgent {
         (file.mode, file.uid)
     }
 
-    /// Cuts a file off, as somebody else in the guest might.
-    pub(crate) fn truncate(&self, path: &str, length: usize) {
-        let mut disk = self.disk();
-        let number = disk.names[path.as_bytes()];
-        disk.files.get_mut(&number).unwrap().data.truncate(length);
-    }
-
     /// Handles that are open.
     pub(crate) fn open(&self) -> usize {
         self.disk().handles.len()

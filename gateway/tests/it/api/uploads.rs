@@ -234,7 +234,7 @@ async fn the_sender_may_come_back_before_its_first_request_is_known_to_be_broken
     eventually("a chunk is written", || agent.ran("guest-file-write") == 1).await;
     let range = format!("bytes {CHUNK}-{}/{}", data.len() - 1, data.len());
     let rest = put(&gateway, "/f", &data[CHUNK..]).header("content-range", &range);
-    rest.send().await.expect(200);
+    rest.send().await.expect(201);
     assert!(agent.content("/f").unwrap() == data);
     all_closed(&agent).await;
 }
@@ -385,11 +385,12 @@ async fn somebody_elses_freeze_and_thaw_leave_every_byte_in_its_place() {
     let gateway = gateway(&agent, "").await;
     let data = noise(30 * CHUNK);
     for _ in 0..5 {
-        let before = agent.ran("guest-file-write");
         let upload = tokio::spawn(put(&gateway, "/f", &data).send());
-        for n in 0..6 {
-            let enough = || agent.ran("guest-file-write") > before + 3 * n || upload.is_finished();
-            eventually("it goes on", enough).await;
+        let asked = || agent.ran("guest-file-write") + agent.ran("guest-fsfreeze-status");
+        for _ in 0..6 {
+            // Written while thawed, asked while frozen.
+            let before = asked();
+            eventually("it goes on", || asked() > before + 1 || upload.is_finished()).await;
             let frozen = !agent.disk().frozen;
             agent.disk().frozen = frozen;
         }

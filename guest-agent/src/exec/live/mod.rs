@@ -108,3 +108,6 @@ impl Lives {
 fn named(text: impl Into<String>, errno: Errno) -> QgaError {
     QgaError::generic(text).with_errno(errno::name(errno))
 }
+
+#[cfg(test)]
+mod tests;

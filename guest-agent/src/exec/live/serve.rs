@@ -244,10 +244,11 @@ impl Programs {
 
     /// Reads what has come, as far as there is room for it.
     fn read_live(&mut self, handle: u32, stream: usize) {
-        if self.output_of(handle, stream).is_none_or(|output| output.source.is_none()) {
-            return;
+        let output = self.live.records.get(&handle).and_then(|live| live.outputs[stream].as_ref());
+        let Some(output) = output.filter(|output| output.source.is_some()) else { return };
+        if output.kept {
+            self.make_room(PIECE.min(RING - output.ring.len()));
         }
-        self.make_room(PIECE);
         let room = self.limits.held.saturating_sub(self.held);
         let Some(live) = self.live.records.get_mut(&handle) else { return };
         let waits = live.overflow == Overflow::Wait;
@@ -275,10 +276,6 @@ impl Programs {
             }
         }
         self.buffer = buffer;
-    }
-
-    fn output_of(&self, handle: u32, stream: usize) -> Option<&Output> {
-        self.live.records.get(&handle)?.outputs[stream].as_ref()
     }
 
     /// After whatever may have changed a program.

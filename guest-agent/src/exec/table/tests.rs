@@ -9,25 +9,28 @@ use crate::completions::Completions;
 use crate::freeze::Identity;
 use crate::worker::tests::{job, next};
 
-struct Bench {
-    programs: Programs,
+pub(in crate::exec) struct Bench {
+    pub(in crate::exec) programs: Programs,
     inbox: Receiver<Message>,
-    completions: Arc<Completions>,
+    pub(in crate::exec) completions: Arc<Completions>,
 }
 
 impl Bench {
-    fn new(limits: Limits) -> Self {
+    pub(in crate::exec) fn new(limits: Limits) -> Self {
         let (executor, inbox) = Executor::new().unwrap();
         let lives = Lives::new(&Identity::default(), Path::new("/nonexistent"));
         let programs = Programs::new(executor, limits, Arc::default(), lives).unwrap();
         Self { programs, inbox, completions: Completions::new().unwrap() }
     }
 
-    fn turn(&mut self) {
+    pub(in crate::exec) fn turn(&mut self) {
         assert!(self.programs.turn(&self.inbox, &mut Vec::with_capacity(8)));
     }
 
-    fn turn_until<T>(&mut self, check: impl Fn(&mut Programs) -> Option<T>) -> T {
+    pub(in crate::exec) fn turn_until<T>(
+        &mut self,
+        check: impl Fn(&mut Programs) -> Option<T>,
+    ) -> T {
         let begun = Instant::now();
         loop {
             if let Some(found) = check(&mut self.programs) {
@@ -51,7 +54,11 @@ impl Bench {
         self.programs.start(Order::new(arguments).unwrap(), reply);
     }
 
-    fn start(&mut self, script: &str, input: Option<&[u8]>) -> Result<i64, String> {
+    pub(in crate::exec) fn start(
+        &mut self,
+        script: &str,
+        input: Option<&[u8]>,
+    ) -> Result<i64, String> {
         self.submit(script, input);
         while !self.programs.starting.is_empty() {
             self.turn();
@@ -88,7 +95,7 @@ fn kill(pid: i64) {
     kill_process(pid, Signal::KILL).unwrap();
 }
 
-const LIMITS: Limits =
+pub(in crate::exec) const LIMITS: Limits =
     Limits { running: 2, records: 3, held: 1000, stream: 600, patience: Duration::from_secs(20) };
 
 #[test]

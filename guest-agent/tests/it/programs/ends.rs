@@ -1,4 +1,5 @@
 use qga_proto::command::{Known, OutputStream, XExecForget, XExecSignal, XExecStart};
+use rustix::event::{Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
@@ -199,6 +200,41 @@ fn the_agent_after_one_that_was_killed_ends_them() {
     kill(plain);
     innocent.kill().unwrap();
     innocent.wait().unwrap();
+}
+
+/// The moments between two steps of a start cannot be told from outside, so each agent is killed a
+/// little later than the one before.
+#[test]
+fn an_agent_killed_at_any_moment_of_a_start_leaves_nothing_to_the_one_after_the_next() {
+    let bed = Bed::new();
+    // Nobody else sleeps for that long.
+    let mark = format!("{}.5", 1_000_000 + std::process::id());
+    let running = || {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let lines =
+            processes.filter_map(|p| std::fs::read_to_string(p.path().join("cmdline")).ok());
+        lines.filter(|line| line.contains(&mark)).count()
+    };
+    let script = format!("sleep {mark} & exec sleep {mark}");
+    for moment in 0..12_u32 {
+        let mut agent = bed.start();
+        let mut client = agent.connect();
+        let start = serde_json::json!({"execute": "x-guest-exec-start", "arguments": sh(&script)});
+        for _ in 0..4 {
+            client.send(start.to_string());
+        }
+        let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(moment * moment) * 60_000 };
+        poll(&mut [], Some(&wait)).unwrap();
+        agent.kill();
+    }
+    let mut last = bed.start();
+    wait_for("the end of all", || (running() == 0).then_some(()));
+    // It is not only quick: the last of them is there, and is ended with it.
+    start(&mut last.connect(), &sh(&script));
+    wait_for("two of them", || (running() == 2).then_some(()));
+    last.signal(Signal::TERM);
+    last.wait_for_exit();
+    assert_eq!(running(), 0);
 }
 
 #[test]

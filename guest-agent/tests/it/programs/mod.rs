@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::bed::{Client, wait_for};
 
 mod ends;
+mod frozen;
 mod input;
 mod limits;
 mod output;
