@@ -64,7 +64,7 @@ pub(in crate::api) struct FileBody {
     #[schema(nullable = false)]
     path_b64: Option<String>,
     stat: FileStat,
-    /// A regular file's ETag, without the quotes.
+    /// A regular file's entity tag, without the quotes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     etag: Option<String>,

@@ -134,7 +134,7 @@ pub(in crate::api) struct UploadBody {
     size: u64,
     /// Whether it appeared there whole, in one step.
     atomic: bool,
-    /// The new content's ETag, without the quotes; with `qga-agent`.
+    /// The new content's entity tag, without the quotes; with `qga-agent`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     etag: Option<String>,
@@ -155,7 +155,7 @@ pub(in crate::api) struct PartBody {
 /// What came of it.
 pub(super) enum Done {
     Part(PartBody),
-    Whole { created: bool, tag: Option<Tag>, body: UploadBody },
+    Whole { created: bool, tag: Option<Tag>, body: Box<UploadBody> },
 }
 
 /// Moves the body.
@@ -219,7 +219,7 @@ async fn whole(
         etag: tag.map(Tag::text),
         stat,
     };
-    Ok(Done::Whole { created: replaces.is_none(), tag, body })
+    Ok(Done::Whole { created: replaces.is_none(), tag, body: Box::new(body) })
 }
 
 /// A file that is written where it is.
@@ -254,7 +254,7 @@ async fn in_place(vm: &Vm, plan: Plan, body: &mut Sent, extended: bool) -> Resul
         etag: None,
         stat: None,
     };
-    Ok(Done::Whole { created: false, tag: None, body })
+    Ok(Done::Whole { created: false, tag: None, body: Box::new(body) })
 }
 
 async fn begin(vm: &Vm, info: &'static CommandInfo) -> Result<(), Problem> {

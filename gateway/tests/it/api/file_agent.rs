@@ -390,7 +390,7 @@ impl Disk {
         };
         self.turns.push(read.handle);
         self.handles.get_mut(&read.handle).unwrap().at += builder.count();
-        Ok(Outcome::Return(builder.finish(eof).into()))
+        Ok(Outcome::Return(builder.finish(eof)))
     }
 
     fn write(&mut self, handle: i64, bytes: &[u8]) -> Result<FileWrite, QgaError> {
