@@ -26,6 +26,7 @@ mod external;
 mod fields;
 mod limits;
 mod locate;
+mod metrics;
 mod restart;
 mod template;
 
@@ -42,6 +43,7 @@ use crate::vm::VmId;
 pub use external::ExternalFreeze;
 pub(crate) use fields::absolute_or_none;
 pub use limits::{Limits, Timeouts};
+pub use metrics::MetricsConfig;
 pub use template::{IdTemplate, LabelTemplate, PathTemplate};
 
 /// The gateway's configuration.
@@ -73,6 +75,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long a command of each class may take before its caller gives up.
     pub timeouts: Timeouts,
+    /// What figures there are beyond those that cost nothing.
+    pub metrics: MetricsConfig,
 }
 
 impl Default for Config {
@@ -88,6 +92,7 @@ impl Default for Config {
             audit: AuditConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            metrics: MetricsConfig::default(),
         }
     }
 }

@@ -26,6 +26,7 @@ mod power;
 mod qmp;
 mod queue;
 mod reads;
+mod refresh;
 mod registry;
 mod session;
 mod settings;
@@ -61,4 +62,6 @@ pub use lease::{
 pub use link::{LinkState, LinkStatus};
 pub use power::PowerOrder;
 pub use reads::Snapshot;
+pub(crate) use reads::translate;
+pub use refresh::refresh_guests;
 pub use registry::Registry;

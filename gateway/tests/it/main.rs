@@ -9,4 +9,6 @@ mod process;
 #[cfg(test)]
 mod scripted;
 #[cfg(test)]
+mod state_files;
+#[cfg(test)]
 mod vm;

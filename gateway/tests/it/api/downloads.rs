@@ -497,6 +497,18 @@ async fn a_stop_ends_transfers_and_closes_their_files() {
 }
 
 #[tokio::test]
+async fn a_look_needs_credentials_too() {
+    let agent = FileAgent::new(true);
+    agent.put("/f", b"secret");
+    let gateway = gateway(&agent, "").await;
+    for method in ["HEAD", "GET", "PUT", "DELETE"] {
+        let answer = gateway.ask_tcp(method, &content("/f")).send().await;
+        assert_eq!(answer.status, 401, "{method}");
+    }
+    assert_eq!(agent.ran("x-guest-file-open"), 0);
+}
+
+#[tokio::test]
 async fn any_answer_is_acceptable_for_a_file() {
     let agent = FileAgent::new(true);
     agent.put("/f.png", b"png");
