@@ -21,6 +21,7 @@ mod reload;
 mod repeats;
 mod restarts;
 mod thaws;
+mod wire;
 
 use std::path::Path;
 use std::time::Duration;

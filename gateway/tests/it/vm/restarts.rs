@@ -38,7 +38,7 @@ fn vm(dir: &Path) -> String {
 fn spawn(dir: &Path) -> Child {
     let _ = std::fs::remove_file(dir.join("api.sock"));
     // A write beyond a limit on files is an error then, and does not end the process.
-    let mut command = Command::new("sh");
+    let mut command = qga_testing::tied("sh");
     command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_qga-gateway")]);
     command.arg("--config").arg(dir.join("config.toml")).stdout(Stdio::null());
     let log = std::fs::File::options().create(true).append(true).open(dir.join("log"));
