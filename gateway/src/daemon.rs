@@ -26,6 +26,7 @@ use crate::replies::Replies;
 use crate::rights::{Authority, Rules};
 use crate::server::{Tcp, Unix, load_token, raise_descriptors, serve};
 use crate::store::{StateDir, Store};
+use crate::trace::Exporter;
 use crate::vm::{Leases, Registry, ShutdownReport, refresh_guests, watch_external};
 
 /// The signal of a restart: another gateway goes on with all leases.
@@ -62,6 +63,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     tokio::spawn(refresh_guests(registry.clone(), leases.clone()));
     tokio::spawn(audit.clone().follow(registry.events().clone()));
     let replies = Replies::load(&registry, store.clone())?;
+    let exporter = config.telemetry.otlp_endpoint.clone().map(Exporter::start);
     let front = api::front(State {
         registry: registry.clone(),
         leases: leases.clone(),
@@ -69,6 +71,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         audit: audit.clone(),
         replies,
         stopping: stopping.clone(),
+        exporter,
     });
     tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));
     if let Some(tcp) = tcp {

@@ -30,7 +30,11 @@ mod reads;
 mod requests;
 mod rights;
 mod stop;
+<<<<<<< HEAD
 mod tree;
 mod uploads;
+=======
+mod traces;
+>>>>>>> main
 mod wait;
 mod writes;
