@@ -30,11 +30,8 @@ mod reads;
 mod requests;
 mod rights;
 mod stop;
-<<<<<<< HEAD
+mod traces;
 mod tree;
 mod uploads;
-=======
-mod traces;
->>>>>>> main
 mod wait;
 mod writes;
