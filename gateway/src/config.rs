@@ -28,6 +28,7 @@ mod limits;
 mod locate;
 mod metrics;
 mod restart;
+mod telemetry;
 mod template;
 
 use std::collections::BTreeMap;
@@ -44,6 +45,7 @@ pub use external::ExternalFreeze;
 pub(crate) use fields::absolute_or_none;
 pub use limits::{Limits, Timeouts};
 pub use metrics::MetricsConfig;
+pub use telemetry::TelemetryConfig;
 pub use template::{IdTemplate, LabelTemplate, PathTemplate};
 
 /// The gateway's configuration.
@@ -77,6 +79,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What figures there are beyond those that cost nothing.
     pub metrics: MetricsConfig,
+    /// What is logged, and where traces go.
+    pub telemetry: TelemetryConfig,
 }
 
 impl Default for Config {
@@ -93,6 +97,7 @@ impl Default for Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             metrics: MetricsConfig::default(),
+            telemetry: TelemetryConfig::default(),
         }
     }
 }

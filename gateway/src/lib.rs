@@ -19,4 +19,5 @@ pub mod server;
 pub mod shell;
 pub mod store;
 pub mod telemetry;
+pub mod trace;
 pub mod vm;

@@ -88,10 +88,12 @@ pub(super) async fn send_command(
     vm.admit(info).await?;
     caller.sends(info.name);
     let arguments = request.arguments.text();
+    let timed = vm.time(info);
     if let Some(value) = program(&caller, &vm, info, &arguments).await? {
         return Ok(axum::Json(CommandBody { value }).into_response());
     }
     let reply = vm.handle.call_raw(info, arguments, vm.options(info)).await;
+    drop(timed);
     let reply = reply.map_err(|error| vm.failed(info, error))?;
     let value = reply.as_ref().map_or(&b"{}"[..], |text| text.json());
     let body = [b"{\"return\":", value, b"}"].concat();

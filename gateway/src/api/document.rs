@@ -101,7 +101,7 @@ sends, `x-qga-problems` the codes that it can answer with.
         (name = "freeze", description = "Frozen filesystems, held by leases"),
         (name = "power", description = "Shutting down and suspending"),
         (name = "accounts", description = "Passwords and keys of the guest's users"),
-        (name = "files", description = "Files in the guest, by handle"),
+        (name = "files", description = "Files in the guest: whole, as streams of bytes, or by handle"),
         (name = "processes", description = "Programs in the guest, with their input and output as streams"),
         (name = "events", description = "What happens to VMs, links and freezes, as it happens"),
         (name = "gateway", description = "The gateway itself"),
@@ -267,6 +267,7 @@ fn problem_response(codes: &[Code]) -> Value {
             | Code::TooManySubscribers
             | Code::TooManyProcesses
             | Code::TooManyTickets
+            | Code::TooManyTransfers
             | Code::StateUnwritable
             | Code::ShuttingDown => {
                 headers["retry-after"] = json!({"$ref": "#/components/headers/RetryAfter"});

@@ -19,6 +19,7 @@ mod events;
 mod extract;
 mod failures;
 mod file_handles;
+mod files;
 mod freezes;
 mod front;
 mod fsfreeze;
@@ -40,6 +41,7 @@ mod settings;
 mod strict;
 mod tickets;
 mod time;
+mod told;
 mod trail;
 mod vms;
 mod wait;
@@ -60,6 +62,7 @@ use crate::config::Limits;
 use crate::metrics::RequestFigures;
 use crate::replies::Replies;
 use crate::rights::Authority;
+use crate::trace::Exporter;
 use crate::vm::{Leases, Registry};
 
 pub use document::openapi_json;
@@ -82,6 +85,8 @@ pub struct State {
     pub replies: Replies,
     /// Cancelled once the gateway is stopping.
     pub stopping: CancellationToken,
+    /// Where traces go, if anywhere.
+    pub exporter: Option<Exporter>,
 }
 
 /// A cheap clone of the one [`State`].
@@ -172,6 +177,18 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(processes::signal_process))
         .routes(routes!(processes::attach_process))
         .routes(routes!(tickets::make_ticket))
+        .routes(routes!(
+            files::content::read_content,
+            files::content::head_content,
+            files::content::write_content,
+            files::tree::remove_content
+        ))
+        .routes(routes!(
+            files::tree::show_file,
+            files::tree::make_directory,
+            files::tree::rename_file,
+            files::tree::remove_file
+        ))
         .routes(routes!(events::follow_events))
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))
@@ -211,10 +228,10 @@ pub fn front(state: State) -> Front {
     let paths = api.paths.paths.keys().map(String::as_str).chain(["/docs/", "/docs/{*file}"]);
     let requests = Arc::new(RequestFigures::new(paths));
     let scrapes = metrics::Scrapes::default();
-    let audit = state.audit.clone();
+    let (audit, exporter) = (state.audit.clone(), state.exporter.clone());
     let tickets = tickets::Tickets::new(state.authority.clone());
     let state = Arc::new(state);
     let app = App { state, requests: requests.clone(), scrapes, tickets: tickets.clone() };
     let front = Front::new(router.with_state(app), requests).keyed(keyed);
-    front.with_tickets(tickets).audited(audit)
+    front.with_tickets(tickets).audited(audit).traced(exporter)
 }

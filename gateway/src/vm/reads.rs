@@ -233,7 +233,7 @@ pub(super) fn outdates(info: &CommandInfo) -> bool {
     let follows = info.name.contains("-exec-") && info.name != "x-guest-exec-start";
     info.changes_guest
         && !follows
-        && !info.name.starts_with("guest-file-")
+        && !info.name.contains("guest-file-")
         && !info.name.contains("-fsfreeze-")
 }
 

@@ -10,6 +10,7 @@ use super::events::Events;
 use super::power::PowerWatches;
 use super::processes::Processes;
 use super::reads::Reads;
+use super::transfer::Transfers;
 use crate::config::{Config, Limits, Timeouts};
 use crate::metrics::{CommandFigures, FreezeFigures};
 
@@ -25,6 +26,7 @@ pub(crate) struct Settings {
     pub(crate) power: PowerWatches,
     pub(crate) reads: Reads,
     pub(crate) processes: Processes,
+    pub(crate) transfers: Transfers,
     pub(crate) commands: CommandFigures,
     pub(crate) freezes: FreezeFigures,
     /// Wakes the discovery: a VM that was kept for its lease may go.
@@ -42,6 +44,7 @@ impl Settings {
             power: PowerWatches::default(),
             reads: Reads::default(),
             processes: Processes::default(),
+            transfers: Transfers::default(),
             commands: CommandFigures::default(),
             freezes: FreezeFigures::default(),
             unpinned: Notify::new(),
