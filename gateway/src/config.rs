@@ -27,6 +27,7 @@ mod fields;
 mod limits;
 mod locate;
 mod restart;
+mod secret;
 mod template;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ use crate::vm::VmId;
 
 pub use external::ExternalFreeze;
 pub use limits::{Limits, Timeouts};
+pub use secret::{NoCredentials, SecretFile};
 pub use template::{IdTemplate, LabelTemplate, PathTemplate};
 
 /// The gateway's configuration.
@@ -96,8 +98,8 @@ pub struct Listen {
     /// A loopback address, if TCP is wanted too.
     #[serde(deserialize_with = "fields::loopback")]
     pub tcp: Option<SocketAddr>,
-    /// Where the bearer token for TCP is kept; made if it is missing.
-    pub token_file: PathBuf,
+    /// Where the bearer token for TCP is kept; a file is made if it is missing, a credential is not.
+    pub token_file: SecretFile,
     /// Names accepted in `Host`, next to the loopback ones.
     pub allowed_hosts: Vec<String>,
 }
@@ -107,7 +109,7 @@ impl Default for Listen {
         Self {
             unix: "/run/qga-gateway/api.sock".into(),
             tcp: None,
-            token_file: "/run/qga-gateway/token".into(),
+            token_file: SecretFile::Path("/run/qga-gateway/token".into()),
             allowed_hosts: Vec::new(),
         }
     }

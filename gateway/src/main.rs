@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use qga_gateway::config::Config;
 use qga_gateway::rights::{Expiry, TokenName, issue};
+use qga_gateway::server::Inherited;
 use qga_gateway::telemetry::{self, LogFormat};
 use qga_gateway::{api, daemon};
 
@@ -77,12 +78,14 @@ fn execute(arguments: Arguments) -> anyhow::Result<()> {
 
 fn run(file: &Path, format: LogFormat) -> anyhow::Result<()> {
     let config = Config::load(file)?;
+    // Before there are threads.
+    let inherited = Inherited::take()?;
     let _logs = telemetry::init(format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("the runtime cannot start")?;
-    let result = runtime.block_on(daemon::run(config, file));
+    let result = runtime.block_on(daemon::run(config, file, inherited));
     // What is still running has had its grace.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

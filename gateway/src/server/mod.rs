@@ -1,6 +1,7 @@
 //! Listeners and their connections: bounded in number, in headers and in time.
 
 mod descriptors;
+mod inherited;
 mod patient;
 mod refusal;
 mod tcp;
@@ -30,8 +31,9 @@ use crate::api::access::Access;
 use crate::api::{Front, MAX_HEAD_BYTES, MAX_HEADERS, Refusal};
 
 pub use descriptors::raise_descriptors;
+pub use inherited::Inherited;
 pub use tcp::{Tcp, TcpError};
-pub use token::{TokenError, load_or_create as load_token};
+pub use token::{TokenError, load_token};
 pub use unix::{Unix, UnixError};
 
 /// Connections at once on one listener, descriptors permitting. Each listener has its own number, so that nobody on

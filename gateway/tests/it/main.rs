@@ -9,4 +9,6 @@ mod process;
 #[cfg(test)]
 mod scripted;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod vm;
