@@ -36,10 +36,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::audit::AuditConfig;
 use crate::rights::{GrantConfig, TokenConfig};
 use crate::vm::VmId;
 
 pub use external::ExternalFreeze;
+pub(crate) use fields::absolute_or_none;
 pub use limits::{Limits, Timeouts};
 pub use secret::{NoCredentials, SecretFile};
 pub use template::{IdTemplate, LabelTemplate, PathTemplate};
@@ -67,6 +69,8 @@ pub struct Config {
     /// Who may do what.
     #[serde(rename = "grant")]
     pub grants: Vec<GrantConfig>,
+    /// Who did what goes on record here.
+    pub audit: AuditConfig,
     /// Bounds on memory, time and numbers.
     pub limits: Limits,
     /// How long a command of each class may take before its caller gives up.
@@ -83,6 +87,7 @@ impl Default for Config {
             discover: Vec::new(),
             tokens: Vec::new(),
             grants: Vec::new(),
+            audit: AuditConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -381,6 +386,9 @@ impl Config {
             }
         }
         if let Some(wrong) = crate::rights::contradiction(&self.grants, &self.tokens) {
+            return Some(wrong);
+        }
+        if let Some(wrong) = self.audit.contradiction() {
             return Some(wrong);
         }
         let l = &self.limits;

@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, State};
-use crate::config::{Config, Listen};
+use crate::audit::{Audit, AuditConfig};
+use crate::config::{Config, Listen, SecretFile};
 use crate::reload::Reloader;
 use crate::replies::Replies;
 use crate::rights::{Authority, Rules};
@@ -52,15 +53,18 @@ pub async fn run(config: Config, file: &Path, inherited: Inherited) -> anyhow::R
     raise_descriptors(config.all_vms().len());
     let store = Store::open(StateDir::open(&config.state_dir)?)?;
     let authority = authority(&config)?;
+    let audit = audit(&config)?;
     let (unix, tcp) = listen(&config.listen, inherited, &authority).await?;
     let registry = Registry::start(&config);
     let leases = Leases::load(&registry, store.clone())?;
     tokio::spawn(watch_external(registry.clone(), leases.clone()));
+    tokio::spawn(audit.clone().follow(registry.events().clone()));
     let replies = Replies::load(&registry, store.clone())?;
     let front = api::front(State {
         registry: registry.clone(),
         leases: leases.clone(),
         authority: authority.clone(),
+        audit: audit.clone(),
         replies,
         stopping: stopping.clone(),
     });
@@ -76,7 +80,10 @@ pub async fn run(config: Config, file: &Path, inherited: Inherited) -> anyhow::R
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
             _ = successor.recv() => break HAND_OVER,
-            Some(()) = hangup.recv() => reloader.reload(&registry, &authority).await,
+            Some(()) = hangup.recv() => {
+                audit.reopen();
+                reloader.reload(&registry, &authority).await;
+            }
         }
     };
     let grace = registry.limits().shutdown_grace;
@@ -93,6 +100,7 @@ pub async fn run(config: Config, file: &Path, inherited: Inherited) -> anyhow::R
         tracing::error!("{error}: the next start takes leases for what they last were on disk");
     }
     registry.close();
+    audit.finish();
     tracing::info!("stopped");
     Ok(())
 }
@@ -104,6 +112,15 @@ fn authority(config: &Config) -> anyhow::Result<Authority> {
         return Ok(authority);
     }
     Ok(authority.with_token(&load_token(&config.listen.token_file)?))
+}
+
+/// Who did what goes on record. The digests of arguments have a key of this installation's.
+fn audit(config: &Config) -> anyhow::Result<Audit> {
+    if config.audit == AuditConfig::default() {
+        return Ok(Audit::default());
+    }
+    let key = load_token(&SecretFile::Path(config.state_dir.join("audit.key")))?;
+    Audit::start(&config.audit, &key).context("audit")
 }
 
 async fn listen(

@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod audit;
 pub mod config;
 pub mod daemon;
+mod metrics;
 pub mod principal;
 mod printable;
 mod reload;

@@ -3,10 +3,18 @@
 /// Guest text made fit for a person's terminal: at most 1,024 characters, and nothing that
 /// moves a cursor, begins a line or turns the direction of writing. What is fit already stays.
 pub(crate) fn printable(text: &str) -> String {
-    const LIMIT: usize = 1024;
-    let mut out = String::with_capacity(text.len().min(LIMIT));
+    cut(text, 1024)
+}
+
+/// The same for a metric's label: at most 128 characters.
+pub(crate) fn label(text: &str) -> String {
+    cut(text, 128)
+}
+
+fn cut(text: &str, limit: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(limit));
     for (n, c) in text.chars().enumerate() {
-        if n == LIMIT {
+        if n == limit {
             out.push('…');
             break;
         }
@@ -31,5 +39,6 @@ mod tests {
         assert_eq!(printable("a\\u{1b}\\n"), "a\\u{1b}\\n", "once is enough");
         let long = printable(&"x".repeat(5000));
         assert_eq!(long.chars().count(), 1025);
+        assert_eq!(label(&"é".repeat(129)).chars().count(), 129);
     }
 }

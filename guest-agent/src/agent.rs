@@ -156,6 +156,11 @@ impl Agent {
         }
     }
 
+    /// Ends the programs that nobody could reach any more.
+    pub(crate) fn end_programs(&self) {
+        self.dispatch.end_programs();
+    }
+
     /// While filesystems are frozen the agent does not end: whoever froze them must be able to
     /// thaw them.
     fn signal_ends(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use qga_proto::command::CommandInfo;
@@ -44,8 +45,9 @@ impl Dispatch {
         files: FileTable,
         freezer: Freezer,
         filters: Vec<Filter>,
+        state_dir: &Path,
     ) -> io::Result<Self> {
-        let programs = Executor::start(files.policy())?;
+        let programs = Executor::start(files.policy(), freezer.identity(), state_dir)?;
         Ok(Self {
             filters: filters.into_iter().map(Arc::new).collect(),
             handlers: handler::all(),
@@ -70,6 +72,11 @@ impl Dispatch {
     /// The freeze engine itself.
     pub(crate) fn freezer(&self) -> &Freezer {
         &self.freezer
+    }
+
+    /// Ends the programs that do not outlive the agent.
+    pub(crate) fn end_programs(&self) {
+        self.programs.end();
     }
 
     /// Whether the file worker was given something since this was last asked.
@@ -111,6 +118,10 @@ impl Dispatch {
                 self.files.submit(run, request, reply());
                 self.handed_over.set(true);
             }
+            Place::FilesIf(check, run) => match check(filter, &request) {
+                Ok(()) => self.files.submit(run, request, reply()),
+                Err(error) => return Some(Outcome::Error(error)),
+            },
             Place::Queries(run) => self.queries.submit(run, request, reply()),
             Place::Filesystems(run) => self.filesystems.submit(run, request, reply()),
             Place::Trims(run) => self.trims.submit(run, request, reply()),

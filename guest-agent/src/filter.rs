@@ -1,6 +1,6 @@
 //! Which commands a channel may use.
 
-use qga_proto::command::{COMMANDS, CommandInfo, Right};
+use qga_proto::command::{COMMANDS, Command as _, CommandInfo, GuestFileOpen, Right};
 
 use crate::config::Lists;
 
@@ -48,11 +48,12 @@ impl Filter {
     }
 }
 
-/// Whether `extension` does more of what `base` does: same family, same right.
+/// Whether `extension` does more of what `base` does: same family, same right. Without
+/// `guest-file-open` qemu-ga has no way to any file, so nothing of its family is left.
 fn extends(extension: &CommandInfo, base: &CommandInfo) -> bool {
     let Some(name) = extension.name.strip_prefix("x-guest-") else { return false };
     let family = |name: &str| name.split('-').next().map(str::to_owned);
-    extension.right == base.right
+    (extension.right == base.right || base.name == GuestFileOpen::INFO.name)
         && base.right != Right::Observe
         && base.name.strip_prefix("guest-").is_some_and(|base| family(base) == family(name))
 }
@@ -80,6 +81,21 @@ mod tests {
         let filter = Filter::new(&[&lists("", "guest-ping"), &lists("guest-ping guest-sync", "")]);
         assert!(filter.allows("guest-sync"));
         assert!(!filter.allows("guest-ping"));
+    }
+
+    #[test]
+    fn a_blocked_way_to_files_is_blocked_for_their_extensions() {
+        let off = |block| {
+            let filter = Filter::new(&[&lists("", block)]);
+            let off = COMMANDS.iter().map(|info| info.name).filter(|name| !filter.allows(name));
+            off.map(|name| name.trim_start_matches("x-guest-file-")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            off("guest-file-open"),
+            "guest-file-open stat list open create commit rename remove mkdir"
+        );
+        assert_eq!(off("guest-file-write"), "guest-file-write create commit rename remove mkdir");
+        assert_eq!(off("guest-file-read"), "guest-file-read stat list open");
     }
 
     #[test]

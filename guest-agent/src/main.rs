@@ -24,6 +24,7 @@ mod gauge;
 mod handler;
 mod hardware_clock;
 mod helper;
+mod kin;
 mod log;
 mod memory_blocks;
 mod network;

@@ -62,20 +62,58 @@ impl Policy {
         flags: OFlags,
         mode: Mode,
     ) -> Result<OwnedFd, OpenError> {
-        let result = match self.file_paths() {
-            None => retrying(|| open(path, flags, mode)),
+        match self.file_paths() {
+            None => retrying(|| open(path, flags, mode)).map_err(OpenError::Errno),
             Some(prefixes) => {
-                let below = |prefix: &&PathBuf| path.is_absolute() && path.starts_with(prefix);
-                let prefix = prefixes.iter().find(below).ok_or(OpenError::Forbidden)?;
-                open_below(prefix, path, flags, mode)
+                open_below(outermost(prefixes, path)?, path, flags, mode).map_err(outside)
             }
-        };
-        result.map_err(|errno| match errno {
-            // A link, or the way out.
-            Errno::LOOP | Errno::XDEV if self.files.is_some() => OpenError::Forbidden,
-            errno => OpenError::Errno(errno),
-        })
+        }
     }
+
+    /// Opens the directory `parent` of `path`, for a command that changes a name there. The name of
+    /// a prefix is the operator's: what `replaces` a file's content may do so there too, but nothing
+    /// else may be done to it. Otherwise a link in its place would lead out.
+    pub(crate) fn open_parent(
+        &self,
+        parent: &Path,
+        path: &Path,
+        replaces: bool,
+    ) -> Result<OwnedFd, OpenError> {
+        let lookup = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let plain = |path: &Path| retrying(|| open(path, lookup, Mode::empty()));
+        let Some(prefixes) = self.file_paths() else {
+            return plain(parent).map_err(OpenError::Errno);
+        };
+        let prefix = outermost(prefixes, path)?;
+        let result = match parent.strip_prefix(prefix) {
+            Ok(rest) if rest.as_os_str().is_empty() => plain(prefix),
+            Ok(_) => open_below(prefix, parent, lookup, Mode::empty()),
+            Err(_) if replaces => plain(parent),
+            Err(_) => return Err(OpenError::Forbidden),
+        };
+        result.map_err(outside)
+    }
+}
+
+/// The prefix that `path` lies below. Of several the one that holds the others, since what lies
+/// below that can be renamed, and another prefix with it.
+fn outermost<'p>(prefixes: &'p [PathBuf], path: &Path) -> Result<&'p PathBuf, OpenError> {
+    let below = |prefix: &&PathBuf| path.is_absolute() && path.starts_with(prefix);
+    let found = prefixes.iter().filter(below).min_by_key(|prefix| prefix.components().count());
+    found.ok_or(OpenError::Forbidden)
+}
+
+/// What the kernel says of a link, and of the way out.
+fn outside(errno: Errno) -> OpenError {
+    match errno {
+        Errno::LOOP | Errno::XDEV => OpenError::Forbidden,
+        errno => OpenError::Errno(errno),
+    }
+}
+
+impl OpenError {
+    /// What clients read of the first.
+    pub(crate) const FORBIDDEN: &str = "the agent's policy does not allow this path";
 }
 
 /// Kernels before 5.6 have no such call, and then nothing is opened.
@@ -83,7 +121,9 @@ fn open_below(prefix: &Path, path: &Path, flags: OFlags, mode: Mode) -> io::Resu
     // `path` starts with `prefix`; if that is all, the prefix is a file, or wanted as such.
     let rest = path.strip_prefix(prefix).unwrap_or_else(|_| Path::new(""));
     let (root, rest) = match (rest.as_os_str().is_empty(), prefix.parent(), prefix.file_name()) {
-        (true, Some(parent), Some(name)) => (parent, Path::new(name)),
+        (true, Some(parent), Some(name)) if !flags.contains(OFlags::DIRECTORY) => {
+            (parent, Path::new(name))
+        }
         (true, _, _) => (prefix, Path::new(".")),
         (false, _, _) => (prefix, rest),
     };

@@ -18,7 +18,7 @@ use crate::completions::Completions;
 use crate::config::{ChannelConfig, Config};
 use crate::daemon::{Background, PidFile, Readiness, become_daemon};
 use crate::dispatch::Dispatch;
-use crate::files::FileTable;
+use crate::files::{FileTable, Leftovers};
 use crate::freeze::choice::holding_state;
 use crate::freeze::marker::Marker;
 use crate::freeze::mounts::Mounts;
@@ -100,9 +100,17 @@ fn serve(
     } else if readiness.is_some() {
         write_pid_file(&config.pid_file, &pid_file)?;
     }
-    let files = FileTable::new(state, config.policy);
+    let umask = rustix::process::umask(Mode::empty());
+    rustix::process::umask(umask);
+    let mut files = FileTable::new(state, config.policy, umask);
+    if !frozen {
+        files.sweep();
+    }
+    let leftovers = Leftovers::new(&config.state_dir);
     let freezer = || Freezer::start(marker, config.freeze, when_thawed);
-    let result = run_threads((channels, open), signals, files, freezer, readiness);
+    let dir = &config.state_dir;
+    let result = run_threads((channels, open), signals, files, freezer, readiness, dir);
+    leftovers.sweep_at_last();
     drop(pid_file.lock().unwrap_or_else(PoisonError::into_inner).take());
     result.map_err(|e| critical("error initializing guest agent", &e))?;
     Ok(ExitCode::SUCCESS)
@@ -114,11 +122,13 @@ fn run_threads(
     files: FileTable,
     freezer: impl FnOnce() -> std::io::Result<Freezer>,
     readiness: Option<Readiness>,
+    state_dir: &Path,
 ) -> std::io::Result<()> {
     log::start()?;
     let completions = Completions::new()?;
     let filters = channels.iter().map(|channel| channel.filter.clone()).collect();
-    let dispatch = Dispatch::start(Arc::clone(&completions), files, freezer()?, filters)?;
+    let dispatch =
+        Dispatch::start(Arc::clone(&completions), files, freezer()?, filters, state_dir)?;
     let reopener = Reopener::new(Arc::clone(&completions), channels);
     let mut agent = Agent::new(open, signals, completions, dispatch, reopener)?;
     if let Some(readiness) = readiness {
@@ -126,6 +136,7 @@ fn run_threads(
     }
     let result = agent.run();
     agent.thaw_at_last();
+    agent.end_programs();
     result
 }
 

@@ -40,6 +40,11 @@ impl Reply {
         self.completions.add(completion);
     }
 
+    /// Whether both go to the same channel.
+    pub(crate) fn is_for_same(&self, other: &Self) -> bool {
+        self.to.map(|(channel, _)| channel) == other.to.map(|(channel, _)| channel)
+    }
+
     /// Only wakes the poll thread.
     pub(crate) fn wake(self) {
         self.completions.add(None);

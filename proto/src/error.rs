@@ -47,12 +47,21 @@ pub struct QgaError {
     pub class: ErrorClass,
     /// The text for a person. From a guest it is untrusted: cap and escape it.
     pub desc: String,
+    /// The name of the error number, like `ENOENT`. Only our agent's extensions say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<String>,
 }
 
 impl QgaError {
     /// A `GenericError` with this text.
     pub fn generic(desc: impl Into<String>) -> Self {
-        Self { class: ErrorClass::GenericError, desc: desc.into() }
+        Self { class: ErrorClass::GenericError, desc: desc.into(), errno: None }
+    }
+
+    /// The same, with the name of the error number.
+    #[must_use]
+    pub fn with_errno(self, errno: impl Into<String>) -> Self {
+        Self { errno: Some(errno.into()), ..self }
     }
 
     /// The answer to a command that the agent has never heard of.
@@ -60,6 +69,7 @@ impl QgaError {
         Self {
             class: ErrorClass::CommandNotFound,
             desc: format!("The command {command} has not been found"),
+            errno: None,
         }
     }
 
@@ -68,6 +78,7 @@ impl QgaError {
         Self {
             class: ErrorClass::CommandNotFound,
             desc: format!("Command {command} has been disabled: the command is not allowed"),
+            errno: None,
         }
     }
 
@@ -116,7 +127,8 @@ mod tests {
             "Command guest-shutdown has been disabled: the agent is in frozen state",
             "The command guest-shutdown has been disabled for this instance",
         ] {
-            let error = QgaError { class: ErrorClass::CommandNotFound, desc: desc.into() };
+            let error =
+                QgaError { class: ErrorClass::CommandNotFound, desc: desc.into(), errno: None };
             assert!(error.is_disabled() && !error.is_not_found(), "{desc}");
         }
         assert!(QgaError::not_found("guest-foo").is_not_found());

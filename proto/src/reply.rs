@@ -10,6 +10,8 @@ use crate::error::{ErrorClass, QgaError};
 
 /// How much of a guest's error text is kept, in bytes.
 const MAX_DESC: usize = 4096;
+/// The longest name of an error number; EOVERFLOW and its like have less.
+const MAX_ERRNO: usize = 32;
 
 /// The `return` member of a reply.
 #[derive(Clone, Debug)]
@@ -81,6 +83,8 @@ struct WireError {
     class: ErrorClass,
     #[serde(default)]
     desc: String,
+    #[serde(default)]
+    errno: Option<String>,
 }
 
 impl Reply {
@@ -94,11 +98,13 @@ impl Reply {
                 let offset = value.get().as_ptr() as usize - line.as_ptr() as usize;
                 ContentRange::Return(offset..offset + value.get().len())
             }
-            (None, Some(WireError { class, mut desc })) => {
+            (None, Some(WireError { class, mut desc, errno })) => {
                 if desc.len() > MAX_DESC {
                     desc.truncate(desc.floor_char_boundary(MAX_DESC));
                 }
-                ContentRange::Error(QgaError { class, desc })
+                // Whoever sends something else has not said it.
+                let is_name = |e: &String| e.starts_with('E') && e.len() <= MAX_ERRNO;
+                ContentRange::Error(QgaError { class, desc, errno: errno.filter(is_name) })
             }
             (Some(_), Some(_)) => return Err("both a return and an error".to_owned()),
             (None, None) => return Err("neither a return nor an error".to_owned()),

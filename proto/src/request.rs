@@ -136,6 +136,10 @@ pub(crate) fn write_reply(output: &mut Output, outcome: Outcome, id: Option<&[u8
             write_string(out, error.class.as_str());
             out.extend_from_slice(b", \"desc\": ");
             write_string(out, &error.desc);
+            if let Some(errno) = &error.errno {
+                out.extend_from_slice(b", \"errno\": ");
+                write_string(out, errno);
+            }
             out.extend_from_slice(b"}}\n");
         }),
     }

@@ -16,6 +16,8 @@
 //! * A command starts when everything before it is done, except those that thaw, which start at
 //!   once: they must be able to stop a freeze that hangs. They do not pass a freeze that has not
 //!   started, which would then have nobody to thaw it.
+//! * A command that yields is answered as soon as a request stands behind it; what it comes to
+//!   after that goes nowhere.
 //! * Commands that were overtaken still run, in order, without a reply: whoever sent them
 //!   meant them. What comes later waits until they are done, but for a second at most, all of them
 //!   together: one that never ends must not hold the channel up. What may run while frozen does
@@ -160,6 +162,7 @@ impl Server {
         now: Instant,
         may_start: &mut dyn FnMut(&CommandInfo) -> bool,
     ) -> Option<Job> {
+        self.end_what_yields();
         self.let_sync_overtake(now);
         let stalled = self.output.len() >= MAX_OUTPUT;
         let idle = !self.waits_for_abandoned(now);
@@ -271,6 +274,21 @@ impl Server {
         matches!(self.patience, Patience::Until(_)) && !self.abandoned.is_empty()
     }
 
+    /// Answers commands that wait for something if a request stands behind them.
+    fn end_what_yields(&mut self) {
+        let mut ended = false;
+        let behind = self.entries.len().saturating_sub(1);
+        for entry in self.entries.iter_mut().take(behind) {
+            if let State::Running(CommandInfo { yields: Some(answer), .. }, _) = entry.state {
+                entry.state = State::Done(Outcome::Return(answer.as_bytes().to_vec()), false);
+                ended = true;
+            }
+        }
+        if ended {
+            self.flush();
+        }
+    }
+
     fn first_queued_sync(&self) -> Option<usize> {
         self.entries
             .iter()
@@ -297,8 +315,9 @@ impl Server {
                 State::Queued(info, request) => {
                     self.deferred.push_back((entry.ticket, info, request));
                 }
+                // Nothing waits for what yields.
+                State::Running(CommandInfo { yields: Some(_), .. }, _) | State::Done(..) => {}
                 State::Running(..) => self.abandoned.push(entry.ticket),
-                State::Done(..) => {}
             }
         }
     }

@@ -36,9 +36,24 @@ pub fn unavailable(what: &str) {
 
 /// Where `scripts/fetch-guest` puts what guests are made of.
 pub fn guest_directory() -> PathBuf {
+    target_directory().join("guest")
+}
+
+fn target_directory() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    workspace.join(target).join("guest")
+    workspace.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
+/// Prometheus' `promtool`: that of `scripts/fetch-promtool`, or an installed one.
+///
+/// Without one it is [`missing`], and this is `None`.
+pub fn promtool() -> Option<PathBuf> {
+    let fetched = Some(target_directory().join("tools/promtool"));
+    let found = fetched.filter(|path| path.is_file()).or_else(|| program("promtool"));
+    if found.is_none() {
+        missing("no promtool; run scripts/fetch-promtool");
+    }
+    found
 }
 
 /// A `qemu-ga` that runs on this machine: the one that `QGA_STOCK_AGENT` names, that of

@@ -147,9 +147,15 @@ pub(crate) fn is_page(path: &str) -> bool {
     path.strip_prefix("/docs").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether the `Accept` headers let the gateway answer in JSON, or on `/events` in events.
+/// Whether the `Accept` headers let the gateway answer in JSON, or as that path is answered.
 pub(crate) fn accepts_answer(path: &str, headers: &HeaderMap) -> bool {
-    accepts(headers, if path == "/events" { &["text/event-stream", "text/*"] } else { &[] })
+    let more: &[&str] = match path {
+        "/events" => &["text/event-stream", "text/*"],
+        // Which of them, the handler looks at.
+        "/metrics" => &["text/plain", "text/*", "application/openmetrics-text"],
+        _ => &[],
+    };
+    accepts(headers, more)
 }
 
 fn accepts(headers: &HeaderMap, more: &[&str]) -> bool {

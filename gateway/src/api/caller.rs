@@ -78,6 +78,7 @@ impl Caller {
         if !self.sees(&lease) {
             return Err(lease_not_found(id));
         }
+        self.context.is_under(&lease.id);
         vms.clone().for_each(|vm| self.context.concerns(vm));
         vms.try_for_each(|vm| self.authorise_on(&lease, vm, right))?;
         Ok(lease)
@@ -116,6 +117,11 @@ impl Caller {
     pub(crate) fn may(&self, vm: &VmHandle, right: Right) -> bool {
         let target = Target { id: vm.id(), labels: Some(vm.labels()) };
         self.app.authority.allow(&self.proof.identity, right, target)
+    }
+
+    /// Whether the caller may with every VM, those included that will come.
+    pub(crate) fn may_everywhere(&self, right: Right) -> bool {
+        self.app.authority.allow_all(&self.proof.identity, right)
     }
 
     /// Whether the VM is there for the caller.
@@ -178,6 +184,17 @@ impl Caller {
     /// which must end when rights do.
     pub(crate) async fn revoked(&self, holds: impl Fn() -> bool) {
         self.app.authority.watch(self.proof.bearer.clone()).until(holds).await;
+    }
+
+    /// Notes the lease that the request made.
+    pub(crate) fn made(&self, lease: &Lease) {
+        self.context.is_under(&lease.id);
+        lease.members.iter().for_each(|member| self.context.concerns(&member.vm));
+    }
+
+    /// Notes the file or program that the request is about, which is put on record in clear.
+    pub(crate) fn is_about(&self, object: &str) {
+        self.context.is_about(object);
     }
 
     /// Notes the guest command for the log, where a lease sends it and not [`Vm::call`].

@@ -1,14 +1,15 @@
-//! What is known of one request while it is under way: for its log line, and later its audit
-//! record.
+//! What is known of one request while it is under way: for its log line and its audit record.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::access::Proof;
+use crate::audit::Audit;
 use crate::principal::Principal;
-use crate::vm::VmId;
+use crate::printable::printable;
+use crate::vm::{LeaseId, VmId};
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -18,15 +19,23 @@ pub(crate) struct RequestContext {
     pub(crate) id: HeaderValue,
     /// Absent only where an operation needs no credentials.
     pub(crate) proof: Option<Proof>,
-    vm: OnceLock<VmId>,
+    audit: Audit,
+    vms: Mutex<Vec<VmId>>,
     command: OnceLock<&'static str>,
     reply_key: OnceLock<Arc<str>>,
+    lease: OnceLock<LeaseId>,
+    object: OnceLock<String>,
+    arguments: OnceLock<String>,
 }
 
+/// The longest name of a file or program that is put on record.
+const MAX_OBJECT: usize = 4096;
+
 impl RequestContext {
-    pub(crate) fn new(id: HeaderValue, proof: Option<Proof>) -> Self {
-        let (vm, command, reply_key) = Default::default();
-        Self { id, proof, vm, command, reply_key }
+    pub(crate) fn new(id: HeaderValue, proof: Option<Proof>, audit: Audit) -> Self {
+        let (vms, command, reply_key) = Default::default();
+        let (lease, object, arguments) = Default::default();
+        Self { id, proof, audit, vms, command, reply_key, lease, object, arguments }
     }
 
     /// Who asks.
@@ -34,9 +43,43 @@ impl RequestContext {
         self.proof.as_ref().map(|proof| &proof.identity.principal)
     }
 
-    /// The VM that the request turned out to be about. The first one stays.
+    /// A VM that the request turned out to be about.
     pub(crate) fn concerns(&self, vm: &VmId) {
-        self.vm.get_or_init(|| vm.clone());
+        let mut vms = self.vms();
+        // One by one for groups: their members are named once.
+        if vms.len() > 8 || !vms.contains(vm) {
+            vms.push(vm.clone());
+        }
+    }
+
+    /// The lease that it is about, or that it made.
+    pub(crate) fn is_under(&self, lease: &LeaseId) {
+        self.lease.get_or_init(|| lease.clone());
+    }
+
+    /// The file or program that it is about: what is put on record in clear.
+    pub(crate) fn is_about(&self, object: &str) {
+        let end = object.floor_char_boundary(MAX_OBJECT);
+        self.object.get_or_init(|| printable(&object[..end]));
+    }
+
+    /// What it said, of which only a digest is put on record.
+    pub(crate) fn said(&self, uri: &Uri, body: &[u8]) {
+        if let Some(digest) = self.audit.digest(uri.query().unwrap_or_default(), body) {
+            self.arguments.get_or_init(|| digest);
+        }
+    }
+
+    pub(crate) fn lease(&self) -> Option<&LeaseId> {
+        self.lease.get()
+    }
+
+    pub(crate) fn object(&self) -> Option<&str> {
+        self.object.get().map(String::as_str)
+    }
+
+    pub(crate) fn arguments(&self) -> Option<&str> {
+        self.arguments.get().map(String::as_str)
     }
 
     /// The guest command that it came down to. The first one stays.
@@ -53,8 +96,8 @@ impl RequestContext {
         self.reply_key.get()
     }
 
-    pub(crate) fn vm(&self) -> Option<&VmId> {
-        self.vm.get()
+    pub(crate) fn vms(&self) -> MutexGuard<'_, Vec<VmId>> {
+        self.vms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn command(&self) -> Option<&'static str> {

@@ -87,6 +87,8 @@ pub enum Code {
     AgentUnavailable,
     /// The gateway cannot write its state to disk.
     StateUnwritable,
+    /// The gateway cannot write its audit records, and is to change nothing without.
+    AuditUnwritable,
     /// The gateway is stopping.
     ShuttingDown,
     /// The guest agent did not answer in time.
@@ -95,7 +97,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -130,6 +132,7 @@ impl Code {
         Self::AgentBadReply,
         Self::AgentUnavailable,
         Self::StateUnwritable,
+        Self::AuditUnwritable,
         Self::ShuttingDown,
         Self::AgentTimeout,
     ];
@@ -226,6 +229,11 @@ impl Code {
                 S::SERVICE_UNAVAILABLE,
                 "state_unwritable",
                 "The gateway's state cannot be written",
+            ),
+            Self::AuditUnwritable => (
+                S::SERVICE_UNAVAILABLE,
+                "audit_unwritable",
+                "The gateway's audit records cannot be written",
             ),
             Self::AgentTimeout => {
                 (S::GATEWAY_TIMEOUT, "agent_timeout", "The guest agent did not answer in time")

@@ -1,5 +1,6 @@
 //! Requests taken apart: path, query and body, each refusal a problem that says what to mend.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
@@ -11,6 +12,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use super::App;
+use super::context::RequestContext;
 use super::error::{Code, Problem, printable};
 
 /// The largest body of a request that carries no file content.
@@ -99,6 +101,9 @@ impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<App> for Json<T, LIMIT
     async fn from_request(request: Request, _: &App) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         let bytes = read(&parts.headers, body, LIMIT).await?;
+        if let Some(context) = parts.extensions.get::<Arc<RequestContext>>() {
+            context.said(&parts.uri, &bytes);
+        }
         if bytes.is_empty() {
             return parse(b"{}").map(Self);
         }

@@ -47,6 +47,7 @@ pub(super) async fn open_file(
     Json(request): Json<OpenRequest>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Answer<FileHandle>), Problem> {
     let (arguments, right) = request.checked()?;
+    caller.is_about(&arguments.path);
     let handle = caller.vm(&id, right)?.within(timeout).call(arguments).await?;
     let location = format!("/vms/{id}/file-handles/{handle}");
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Answer(FileHandle { handle })))

@@ -4,11 +4,10 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Request, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -17,9 +16,11 @@ use tower::ServiceExt;
 use super::access::{Access, Proof, accepts_answer, is_page, is_public};
 use super::caller::unauthenticated;
 use super::context::{REQUEST_ID, RequestContext, RequestIds};
-use super::error::{Code, Problem, ProblemNote};
+use super::error::{Code, Problem};
 use super::idempotency::Keyed;
-use crate::principal::Principal;
+use super::trail::Trail;
+use crate::audit::Audit;
+use crate::metrics::RequestFigures;
 
 /// The most headers of a request.
 pub(crate) const MAX_HEADERS: usize = 64;
@@ -44,16 +45,24 @@ pub struct Front {
     router: Router,
     ids: Arc<RequestIds>,
     keyed: Option<Keyed>,
+    requests: Arc<RequestFigures>,
+    audit: Audit,
 }
 
 impl Front {
-    pub(crate) fn new(router: Router) -> Self {
-        Self { router, ids: Arc::new(RequestIds::new()), keyed: None }
+    pub(crate) fn new(router: Router, requests: Arc<RequestFigures>) -> Self {
+        let (ids, audit) = (Arc::new(RequestIds::new()), Audit::default());
+        Self { router, ids, keyed: None, requests, audit }
     }
 
     /// Keeps the answers to requests that carry an `Idempotency-Key`.
     pub(super) fn keyed(self, keyed: Keyed) -> Self {
         Self { keyed: Some(keyed), ..self }
+    }
+
+    /// Puts requests on record.
+    pub(super) fn audited(self, audit: Audit) -> Self {
+        Self { audit, ..self }
     }
 
     /// Answers one request of a connection whose callers prove themselves by `access`.
@@ -63,10 +72,15 @@ impl Front {
         B::Error: Into<axum::BoxError>,
     {
         let id = self.ids.assign(request.headers());
+        let timed = self.requests.begin(request.method(), request.uri().path());
         let admitted = admit(access, &request);
         let proof = admitted.as_ref().ok().cloned().flatten();
-        let context = Arc::new(RequestContext::new(id, proof));
-        let log = LogLine::start(request.method(), request.uri().path(), &context);
+        let context = Arc::new(RequestContext::new(id, proof, self.audit.clone()));
+        let trail = Trail::start(request.method(), request.uri(), &context, &self.audit);
+        let admitted = admitted.and_then(|proof| {
+            let refused = proof.is_some() && !request.method().is_safe() && self.audit.refuses();
+            if refused { Err(unrecorded()) } else { Ok(proof) }
+        });
         let mut response = match admitted {
             Ok(Some(proof)) => match self.keyed.as_ref().filter(|k| k.takes(&request)) {
                 Some(keyed) => {
@@ -82,7 +96,8 @@ impl Front {
             Err(problem) => problem.into_response(),
         };
         mark(&mut response, context.id.clone());
-        log.finish(&response);
+        trail.finish(&response);
+        timed.answered(response.status());
         response
     }
 
@@ -107,6 +122,7 @@ impl Front {
         };
         let id = self.ids.assign(&HeaderMap::new());
         let mut response = problem.into_response();
+        self.requests.refused(response.status());
         let status = response.status().as_u16();
         tracing::info!(request_id = id.to_str().unwrap_or("-"), "no request: {status}");
         mark(&mut response, id);
@@ -148,6 +164,15 @@ fn mark(response: &mut Response, id: HeaderValue) {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
+fn unrecorded() -> Problem {
+    Problem::new(
+        Code::AuditUnwritable,
+        "The gateway cannot write its audit records, and its configuration (audit.required) has it \
+         change nothing without. Its log says why. Nothing was done.",
+    )
+    .retry_after(5)
+}
+
 /// Who asks, if the request may be answered. Denied by default: only the public operations pass
 /// without a principal, unknown paths do not.
 fn admit<B>(access: &Access, request: &Request<B>) -> Result<Option<Proof>, Problem> {
@@ -167,86 +192,14 @@ fn admit<B>(access: &Access, request: &Request<B>) -> Result<Option<Proof>, Prob
     Ok(proof)
 }
 
-/// One line in the log for a request, also when the client hung up before the answer.
-struct LogLine {
-    method: Method,
-    path: String,
-    context: Arc<RequestContext>,
-    start: Instant,
-    finished: bool,
-}
-
-impl LogLine {
-    fn start(method: &Method, path: &str, context: &Arc<RequestContext>) -> Option<Self> {
-        // Without a reader of the line, not even its path is copied.
-        tracing::enabled!(tracing::Level::ERROR).then(|| Self {
-            method: method.clone(),
-            path: path.to_owned(),
-            context: context.clone(),
-            start: Instant::now(),
-            finished: false,
-        })
-    }
-
-    fn write(&self, status: Option<StatusCode>, note: Option<&ProblemNote>) {
-        let Self { method, path, context, .. } = self;
-        let id = context.id.to_str().unwrap_or("-");
-        let principal = context.principal().map(Principal::as_str);
-        let vm = context.vm().map(crate::vm::VmId::as_str);
-        let command = context.command();
-        let code = note.map(|n| n.code.as_str());
-        let detail = note.and_then(|n| n.detail.as_deref());
-        let micros = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        macro_rules! line {
-            ($level:ident, $($text:tt)*) => {
-                tracing::$level!(
-                    request_id = id,
-                    principal,
-                    vm.id = vm,
-                    qga.command = command,
-                    micros,
-                    code,
-                    detail,
-                    $($text)*
-                )
-            };
-        }
-        match status {
-            None => line!(info, "{method} {path}: the client hung up before the answer"),
-            Some(status) if status == StatusCode::INTERNAL_SERVER_ERROR => {
-                line!(error, "{method} {path}: {}", status.as_u16());
-            }
-            Some(status) => line!(info, "{method} {path}: {}", status.as_u16()),
-        }
-    }
-}
-
-trait Finish {
-    fn finish(self, response: &Response);
-}
-
-impl Finish for Option<LogLine> {
-    fn finish(self, response: &Response) {
-        if let Some(mut line) = self {
-            line.finished = true;
-            line.write(Some(response.status()), response.extensions().get::<ProblemNote>());
-        }
-    }
-}
-
-impl Drop for LogLine {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.write(None, None);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
     use std::sync::Mutex;
 
+    use axum::http::StatusCode;
+
+    use super::super::error::ProblemNote;
     use super::*;
     use crate::rights::{Authority, Identity, Rules};
 
@@ -280,7 +233,7 @@ mod tests {
             .route("/panics", axum::routing::get(panics))
             .route("/works", axum::routing::get(works))
             .route("/never", axum::routing::get(never));
-        Front::new(router)
+        Front::new(router, Arc::new(RequestFigures::new([])))
     }
 
     fn peer() -> Access {

@@ -206,6 +206,7 @@ pub(super) async fn freeze_vm(
     caller.sends(info.name);
     let owner = caller.principal().clone();
     let lease = caller.leases().freeze(&vm.handle, request, owner).await;
+    lease.iter().for_each(|lease| caller.made(lease));
     let lease = lease.map_err(|e| failed(&caller, &vm, info, e))?;
     Ok(created(lease).into_response())
 }

@@ -123,6 +123,7 @@ pub(super) async fn freeze_vms(
     } else {
         (StatusCode::CREATED, started.outcome().await.map_err(failed)?)
     };
+    caller.made(&lease);
     let headers = [
         (header::LOCATION, format!("/freezes/{}", lease.id)),
         (header::ETAG, format!("\"{}\"", lease.id)),

@@ -25,6 +25,7 @@ mod fsfreeze;
 mod groups;
 mod idempotency;
 mod lease;
+mod metrics;
 mod mirror;
 mod page;
 mod page_of_freezes;
@@ -37,6 +38,7 @@ mod service;
 mod settings;
 mod strict;
 mod time;
+mod trail;
 mod vms;
 mod wait;
 
@@ -51,7 +53,9 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::audit::Audit;
 use crate::config::Limits;
+use crate::metrics::RequestFigures;
 use crate::replies::Replies;
 use crate::rights::Authority;
 use crate::vm::{Leases, Registry};
@@ -70,6 +74,8 @@ pub struct State {
     pub leases: Leases,
     /// Who may do what.
     pub authority: Authority,
+    /// Who did what goes on record here.
+    pub audit: Audit,
     /// The first answers to requests that may be sent again.
     pub replies: Replies,
     /// Cancelled once the gateway is stopping.
@@ -78,13 +84,28 @@ pub struct State {
 
 /// A cheap clone of the one [`State`].
 #[derive(Clone)]
-pub(crate) struct App(Arc<State>);
+pub(crate) struct App {
+    state: Arc<State>,
+    requests: Arc<RequestFigures>,
+    scrapes: metrics::Scrapes,
+}
+
+impl App {
+    /// What has been asked for.
+    fn requests(&self) -> &RequestFigures {
+        &self.requests
+    }
+
+    fn scrapes(&self) -> &metrics::Scrapes {
+        &self.scrapes
+    }
+}
 
 impl Deref for App {
     type Target = State;
 
     fn deref(&self) -> &State {
-        &self.0
+        &self.state
     }
 }
 
@@ -141,6 +162,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))
         .routes(routes!(service::version))
+        .routes(routes!(metrics::read_metrics))
         .routes(routes!(document::openapi_document))
         .routes(routes!(page::api_page))
 }
@@ -172,5 +194,10 @@ pub fn front(state: State) -> Front {
             )
             .into_response()
         });
-    Front::new(router.with_state(App(Arc::new(state)))).keyed(keyed)
+    let paths = api.paths.paths.keys().map(String::as_str).chain(["/docs/", "/docs/{*file}"]);
+    let requests = Arc::new(RequestFigures::new(paths));
+    let scrapes = metrics::Scrapes::default();
+    let audit = state.audit.clone();
+    let app = App { state: Arc::new(state), requests: requests.clone(), scrapes };
+    Front::new(router.with_state(app), requests).keyed(keyed).audited(audit)
 }

@@ -67,7 +67,7 @@ pub(super) fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pat
 }
 
 /// An absolute path, where there may be none.
-pub(super) fn absolute_or_none<'de, D: Deserializer<'de>>(
+pub(crate) fn absolute_or_none<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<PathBuf>, D::Error> {
     absolute(deserializer).map(Some)

@@ -79,6 +79,12 @@ impl Grant {
         self.rights.contains(&right)
     }
 
+    /// Whether no VM is left out, whatever it is called.
+    pub(super) fn selects_all(&self) -> bool {
+        let all = |globs: &Vec<glob::Pattern>| globs.iter().any(|glob| glob.as_str() == "*");
+        self.vms.as_ref().is_none_or(all) && self.labels.is_empty()
+    }
+
     pub(super) fn selects(&self, vm: Target<'_>) -> bool {
         let named = self.vms.as_ref().is_none_or(|globs| {
             globs.iter().any(|glob| glob.matches_with(vm.id.as_str(), MATCHING))

@@ -100,6 +100,12 @@ impl Rules {
         self.unlimited.contains(&who.principal) || self.of(who).any(|grant| grant.gives(right))
     }
 
+    /// Whether `who` has `right` on every VM that there may be.
+    pub fn allow_all(&self, who: &Identity, right: Right) -> bool {
+        self.unlimited.contains(&who.principal)
+            || self.of(who).any(|grant| grant.gives(right) && grant.selects_all())
+    }
+
     /// Whose the token with this hash is, if it is valid now.
     fn bearer(&self, hash: &TokenHash) -> Option<&Token> {
         // All of them, so that the time says nothing of which it is.

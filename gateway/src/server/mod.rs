@@ -146,6 +146,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::metrics::RequestFigures;
     use crate::rights::{Authority, Identity, Rules};
 
     fn peer() -> Access {
@@ -155,7 +156,8 @@ mod tests {
     /// What a client gets that sends this and waits.
     async fn told(sent: &[u8]) -> String {
         let (mut client, stream) = tokio::io::duplex(1 << 16);
-        let (front, access) = (Front::new(Router::new()), peer());
+        let (front, access) =
+            (Front::new(Router::new(), Arc::new(RequestFigures::new([]))), peer());
         let stopping = CancellationToken::new();
         let mut answer = String::new();
         let talk = async {

@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 pub use dir::{DirError, StateDir};
 pub use file::LoadError;
 
+use crate::metrics::WriteFigures;
 use file::File;
 use writer::{Pending, Writer};
 
@@ -95,6 +96,11 @@ impl Store {
     /// Where it is kept.
     pub fn path(&self) -> Option<&Path> {
         self.0.dir.as_ref().map(StateDir::path)
+    }
+
+    /// How writing goes.
+    pub(crate) fn figures(&self) -> &WriteFigures {
+        self.0.figures()
     }
 
     /// How often it has been written to, with one fsync each.

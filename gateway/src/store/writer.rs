@@ -9,6 +9,8 @@ use tokio::sync::oneshot;
 
 use super::dir::StateDir;
 use super::file::{Change, File, guarded};
+use crate::metrics::WriteFigures;
+
 use super::{Key, Kind, Loaded, Records, Unwritable};
 
 /// How long a change that nobody waits for gathers others.
@@ -32,6 +34,7 @@ pub(super) struct Writer {
 struct Shared {
     pending: Mutex<Pending>,
     changed: Condvar,
+    figures: WriteFigures,
     tables: Mutex<Tables>,
     commits: AtomicU64,
     /// The thread is at the disk.
@@ -97,6 +100,10 @@ impl Writer {
         lock(&self.loaded)
     }
 
+    pub(super) fn figures(&self) -> &WriteFigures {
+        &self.shared.figures
+    }
+
     pub(super) fn mirror(&self, kind: Kind, records: Weak<dyn Records>) {
         let mut tables = lock(&self.shared.tables);
         match kind {
@@ -124,7 +131,9 @@ impl Shared {
     fn run(&self, mut file: File) {
         let mut failing: Option<Duration> = None;
         while let Some((keys, waiting, last)) = self.next(failing) {
-            match guarded(|| self.write(&mut file, &keys)).unwrap_or_else(Err) {
+            let written = guarded(|| self.write(&mut file, &keys)).unwrap_or_else(Err);
+            self.figures.came_out(written.is_ok());
+            match written {
                 Ok(()) => {
                     if failing.take().is_some() {
                         tracing::info!("the gateway's state can be written again");
@@ -200,7 +209,9 @@ impl Shared {
             return Ok(());
         }
         self.writing.store(true, Ordering::Relaxed);
+        let begun = Instant::now();
         let written = file.write(&changes);
+        self.figures.latency.observe(begun.elapsed());
         self.writing.store(false, Ordering::Relaxed);
         written?;
         self.commits.fetch_add(1, Ordering::Relaxed);

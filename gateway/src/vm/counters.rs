@@ -1,10 +1,10 @@
 //! What went over one VM's wire, for metrics.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::metrics::Counter;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)+) => {
-        /// The counters themselves; written by the VM's actor alone.
+        /// The counters themselves.
         #[derive(Debug, Default)]
         pub(crate) struct Counters { $(pub(crate) $name: Counter,)+ }
 
@@ -14,7 +14,7 @@ macro_rules! counters {
 
         impl Counters {
             pub(crate) fn snapshot(&self) -> CountersSnapshot {
-                CountersSnapshot { $($name: self.$name.0.load(Ordering::Relaxed),)+ }
+                CountersSnapshot { $($name: self.$name.get(),)+ }
             }
         }
     };
@@ -37,14 +37,6 @@ counters! {
     syncs_failed,
     /// Lines from the guest that answered nothing.
     dropped,
-}
-
-/// A number that grows.
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(crate) fn add(&self, n: usize) {
-        self.0.fetch_add(n as u64, Ordering::Relaxed);
-    }
+    /// Answers that were none of their command's.
+    bad_replies,
 }

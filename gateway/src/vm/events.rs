@@ -204,6 +204,16 @@ impl Events {
         self.0.last.send_replace(number);
     }
 
+    /// How many follow them, of those that are bounded.
+    pub(crate) fn subscribers(&self) -> usize {
+        self.0.subscribers.load(Ordering::Relaxed)
+    }
+
+    /// How many were published so far.
+    pub(crate) fn published(&self) -> u64 {
+        *self.0.last.borrow()
+    }
+
     /// Follows the events: from the next one on, or from the one behind `after`.
     ///
     /// # Errors

@@ -28,6 +28,7 @@ pub(crate) fn foreign(name: &str, success_response: bool) -> Option<&'static Com
         success_response,
         changes_guest: true,
         pipelined: false,
+        yields: None,
         long: true,
         right: Right::Raw,
     }));

@@ -80,6 +80,11 @@ impl VmHandle {
         lock(&self.0.capabilities).clone()
     }
 
+    /// How many calls wait for the wire.
+    pub(crate) fn queue_depth(&self) -> usize {
+        self.0.queue().len()
+    }
+
     /// What went over the wire so far.
     pub fn counters(&self) -> CountersSnapshot {
         self.0.counters.snapshot()
@@ -101,7 +106,10 @@ impl VmHandle {
             .map_err(|e| CallError::Agent(QgaError::generic(e.to_string())))?;
         let info = const { &C::INFO };
         let reply = self.call_raw(info, arguments, options).await?;
-        let bad = |reason| CallError::BadReply { reason };
+        let bad = |reason| {
+            self.0.counters.bad_replies.add(1);
+            CallError::BadReply { reason }
+        };
         match reply {
             Some(text) => text.decode::<C>().map_err(|error| match error {
                 ReplyError::BadReply(reason) => bad(reason),
@@ -155,7 +163,8 @@ impl VmHandle {
         let submitted = Instant::now();
         let priority = work.priority();
         let deadline = submitted + timeout;
-        let pending = Pending { work, submitted, deadline, unless_disrupted, reply };
+        let sent = None;
+        let pending = Pending { work, submitted, sent, deadline, unless_disrupted, reply };
         if self.0.is_closed() || self.0.link.is_paused() {
             return Err(CallError::Unavailable { link: self.link() });
         }

@@ -13,6 +13,8 @@ use super::queue::Priority;
 pub(crate) struct Pending {
     pub(crate) work: Work,
     pub(crate) submitted: Instant,
+    /// When it left, if it has.
+    pub(crate) sent: Option<Instant>,
     pub(crate) deadline: Instant,
     /// As in [`CallOptions`](super::call::CallOptions).
     pub(crate) unless_disrupted: Option<u64>,

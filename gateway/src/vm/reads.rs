@@ -111,6 +111,13 @@ impl VmHandle {
         table.kept.get(self.id(), info.name).filter(|snapshot| snapshot.stamp == stamp)
     }
 
+    /// As [`known`](Self::known), without being a reason to keep it for longer.
+    pub(crate) fn peek(&self, info: &CommandInfo) -> Option<Arc<Snapshot>> {
+        let stamp = self.stamp();
+        let kept = self.settings().reads.table().kept.peek(self.id(), info.name);
+        kept.filter(|snapshot| snapshot.stamp == stamp)
+    }
+
     /// Has a command without arguments that only reads answered: by what is kept, if it is at most
     /// that old, by a call that is under way for somebody else, or by one of its own.
     pub(crate) async fn read(
@@ -180,6 +187,7 @@ impl VmHandle {
             let body = said.and_then(|text| {
                 let nothing = || CallError::BadReply { reason: "no answer".into() };
                 translate(text.as_ref().ok_or_else(nothing)?)
+                    .inspect_err(|_| vm.shared().counters.bad_replies.add(1))
             });
             let outcome = body.map(|body| Arc::new(Snapshot::new(body, stamp.clone())));
             let limits = vm.settings().limits();

@@ -33,6 +33,7 @@ use super::link::LinkState;
 use super::surplus::Surplus;
 use super::timer::Timer;
 use crate::config::Mode;
+use crate::metrics::CommandOutcome;
 
 /// How much is read before other actors get a turn.
 const TURN_BYTES: usize = 1 << 20;
@@ -166,8 +167,10 @@ impl<'a> Session<'a> {
         for pending in calls.chain(self.resyncs.drain(..)) {
             let lost = Err(CallError::Interrupted { reason: reason.to_owned() });
             // A guest that was told to go and went has done as told.
-            let answer = if pending.silent_success() { Ok(None) } else { lost };
-            pending.answer(answer);
+            let done = pending.silent_success();
+            let outcome = if done { CommandOutcome::Ok } else { CommandOutcome::Lost };
+            self.vm.note(&pending, outcome);
+            pending.answer(if done { Ok(None) } else { lost });
         }
         end
     }
@@ -317,6 +320,7 @@ impl<'a> Session<'a> {
             name: info.name.into(),
             arguments: std::mem::take(arguments),
             pipelined: info.pipelined,
+            yields: info.yields.is_some(),
             success_response: info.success_response,
             deadline: pending.deadline.into_std(),
             reply_cap: *reply_cap,
@@ -327,6 +331,8 @@ impl<'a> Session<'a> {
         match self.client.send(&call) {
             Ok(id) => {
                 self.vm.counters.calls.add(1);
+                self.vm.settings.commands.waits.observe(now.duration_since(pending.submitted));
+                pending.sent = Some(now);
                 self.calls.push((id, Caller::Pending(pending)));
             }
             Err(_) => pending.answer(Err(CallError::Unavailable { link: self.vm.link.status() })),

@@ -9,6 +9,7 @@ use super::events::Events;
 use super::power::PowerWatches;
 use super::reads::Reads;
 use crate::config::{Config, Limits, Timeouts};
+use crate::metrics::{CommandFigures, FreezeFigures};
 
 /// What all VMs share.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) events: Events,
     pub(crate) power: PowerWatches,
     pub(crate) reads: Reads,
+    pub(crate) commands: CommandFigures,
+    pub(crate) freezes: FreezeFigures,
     /// Wakes the discovery: a VM that was kept for its lease may go.
     pub(crate) unpinned: Notify,
 }
@@ -32,6 +35,8 @@ impl Settings {
             events: Events::new(&config.limits),
             power: PowerWatches::default(),
             reads: Reads::default(),
+            commands: CommandFigures::default(),
+            freezes: FreezeFigures::default(),
             unpinned: Notify::new(),
         })
     }

@@ -16,22 +16,29 @@ pub(crate) struct User {
     pub(crate) uid: Uid,
     pub(crate) gid: Gid,
     pub(crate) home: PathBuf,
+    pub(crate) shell: PathBuf,
 }
 
 /// The first user with this name.
 pub(super) fn find_user(passwd: &[u8], name: &str) -> Option<User> {
-    lines(passwd).find_map(|line| {
-        let [found, _, uid, gid, _, home, _] = fields(line)?;
-        if found != name.as_bytes() {
-            return None;
-        }
-        let home = PathBuf::from(OsStr::from_bytes(home));
-        Some(User {
-            name: name.to_owned(),
-            uid: Uid::from_raw(id(uid)?),
-            gid: Gid::from_raw(id(gid)?),
-            home,
-        })
+    let has_it = |line: &[&[u8]; 7]| line[0] == name.as_bytes();
+    lines(passwd).filter_map(fields).find(has_it).and_then(user)
+}
+
+/// The first user with this number.
+pub(super) fn find_number(passwd: &[u8], uid: Uid) -> Option<User> {
+    let has_it = |line: &[&[u8]; 7]| id(line[2]) == Some(uid.as_raw());
+    lines(passwd).filter_map(fields).find(has_it).and_then(user)
+}
+
+fn user([name, _, uid, gid, _, home, shell]: [&[u8]; 7]) -> Option<User> {
+    let path = |bytes| PathBuf::from(OsStr::from_bytes(bytes));
+    Some(User {
+        name: std::str::from_utf8(name).ok()?.to_owned(),
+        uid: Uid::from_raw(id(uid)?),
+        gid: Gid::from_raw(id(gid)?),
+        home: path(home),
+        shell: path(shell),
     })
 }
 
@@ -81,6 +88,9 @@ mod tests {
         for name in ["ali", "bad", "x", "", "+nis", "0"] {
             assert_eq!(find_user(passwd, name), None, "{name}");
         }
+        let number = |uid| find_number(passwd, Uid::from_raw(uid)).map(|user| user.name);
+        assert_eq!((number(1001).as_deref(), number(8)), (Some("alice"), None));
+        assert_eq!(alice.shell, PathBuf::from("/bin/sh"));
     }
 
     #[test]

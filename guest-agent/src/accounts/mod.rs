@@ -12,12 +12,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use qga_proto::QgaError;
-use rustix::fs::Gid;
+use rustix::fs::{Gid, Uid};
 use rustix::process::geteuid;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 pub(crate) use self::databases::User;
-use self::databases::{find_user, groups_of, listed_groups};
+use self::databases::{find_number, find_user, groups_of, listed_groups};
 use crate::{errno, helper, sys};
 
 /// How long a name service may take, and then a home directory.
@@ -81,8 +81,18 @@ impl User {
         found.ok_or_else(|| QgaError::generic(format!("failed to lookup user '{name}': Success")))
     }
 
+    /// The user with this name or, if there is none, this number.
+    pub(crate) fn named_or_numbered(text: &str) -> Option<Self> {
+        let number = text.parse().ok().filter(|uid| *uid != u32::MAX).map(Uid::from_raw);
+        let find = |passwd: &[u8]| {
+            find_user(passwd, text).or_else(|| number.and_then(|uid| find_number(passwd, uid)))
+        };
+        let local = std::fs::read("/etc/passwd").ok();
+        local.and_then(|passwd| find(&passwd)).or_else(|| find(&getent("passwd", text)?))
+    }
+
     /// All groups of the user, the main one first.
-    fn groups(&self) -> Vec<Gid> {
+    pub(crate) fn groups(&self) -> Vec<Gid> {
         let local = std::fs::read("/etc/passwd").ok();
         let mut groups = vec![self.gid];
         if local.is_some_and(|passwd| find_user(&passwd, &self.name).is_some()) {
@@ -162,8 +172,8 @@ mod tests {
         assert_eq!(status(), before);
     }
 
-    fn uid(raw: u32) -> rustix::fs::Uid {
-        rustix::fs::Uid::from_raw(raw)
+    fn uid(raw: u32) -> Uid {
+        Uid::from_raw(raw)
     }
 
     fn gid(raw: u32) -> Gid {

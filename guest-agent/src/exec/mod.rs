@@ -10,13 +10,18 @@
 //! of programs and for their ends. Looking a program up and executing it can hang, on a network
 //! filesystem that does not answer: each start is on a thread of its own that ends with it. One that
 //! hangs takes a place among the running programs, but its client is answered.
+//!
+//! Programs of our own commands, `x-guest-exec-…`, are in [`live`]: on the same thread, in the same
+//! epoll and within the same bounds.
 
+mod live;
 mod program;
 mod record;
 mod table;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
@@ -27,15 +32,20 @@ use qga_proto::{Outcome, QgaError, Request};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
+use self::live::Lives;
+pub(crate) use self::live::Order as LiveOrder;
 use self::program::Program;
 use self::record::Child;
 pub(crate) use self::table::Programs;
+use crate::freeze::Identity;
 use crate::policy::Policy;
 use crate::worker::Reply;
 use crate::{errno, sys};
 
 /// Requests and started programs that may wait for the exec thread.
 const INBOX: usize = 64;
+/// How long programs may take to end with the agent.
+const LAST_ENDS: Duration = Duration::from_secs(4);
 /// Bytes of stack of the exec thread.
 const STACK: usize = 128 << 10;
 
@@ -74,7 +84,15 @@ pub(crate) type Ask = fn(&mut Programs, &Request, Reply);
 enum Message {
     Ask(Ask, Request, Reply),
     /// The start with this number has succeeded or failed.
-    Started(u64, Result<Child, QgaError>),
+    Started(u64, Result<Fresh, QgaError>),
+    /// The agent ends.
+    End(SyncSender<()>),
+}
+
+/// What a start has made.
+enum Fresh {
+    Plain(Child),
+    Live(Box<live::Fresh>),
 }
 
 /// A program to be started.
@@ -94,9 +112,10 @@ impl Order {
     }
 
     /// On a thread of its own.
-    fn carry_out(self) -> Result<Child, QgaError> {
+    fn carry_out(self) -> Result<Fresh, QgaError> {
         let Self { program, input, capture } = self;
-        Child::start(&program, input, capture).map_err(|e| not_executed(program.name(), e))
+        let child = Child::start(&program, input, capture);
+        child.map(Fresh::Plain).map_err(|e| not_executed(program.name(), e))
     }
 }
 
@@ -114,11 +133,16 @@ pub(crate) struct Executor {
 
 impl Executor {
     /// Starts the exec thread.
-    pub(crate) fn start(policy: Arc<Policy>) -> io::Result<Self> {
+    pub(crate) fn start(
+        policy: Arc<Policy>,
+        identity: &Identity,
+        state_dir: &Path,
+    ) -> io::Result<Self> {
         // Ignored by whoever started the agent, it would leave no status to wait for.
         sys::signals::notice_children();
         let (executor, inbox) = Self::new()?;
-        let programs = Programs::new(executor.clone(), Limits::DEFAULT, policy)?;
+        let lives = Lives::new(identity, state_dir);
+        let programs = Programs::new(executor.clone(), Limits::DEFAULT, policy, lives)?;
         std::thread::Builder::new()
             .name("exec".into())
             .stack_size(STACK)
@@ -145,8 +169,18 @@ impl Executor {
         }
     }
 
+    /// Ends the programs that do not outlive the agent, and waits for that.
+    pub(crate) fn end(&self) {
+        let (done, ended) = sync_channel(1);
+        // A full inbox means that the thread hangs; then the next agent ends them.
+        if self.inbox.try_send(Message::End(done)).is_ok() {
+            self.wake();
+            let _ = ended.recv_timeout(LAST_ENDS);
+        }
+    }
+
     /// From a thread that has tried to start a program.
-    fn started(&self, number: u64, result: Result<Child, QgaError>) {
+    fn started(&self, number: u64, result: Result<Fresh, QgaError>) {
         drop(self.inbox.send(Message::Started(number, result)));
         self.wake();
     }

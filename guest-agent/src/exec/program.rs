@@ -25,15 +25,9 @@ pub(super) struct Program {
 impl Program {
     /// `environment` replaces the agent's, and so does its PATH, if it has one.
     pub(super) fn new(name: String, arguments: &[String], environment: Option<&[String]>) -> Self {
-        let agents = || std::env::vars_os().map(|(name, value)| variable(name, &value)).collect();
-        let environment: Vec<CString> = environment
-            .map_or_else(agents, |environment| environment.iter().map(|v| c_text(v)).collect());
-        let named = environment.iter().find_map(|v| v.as_bytes().strip_prefix(b"PATH="));
-        let search = match named {
-            Some(search) => search.to_vec(),
-            None => std::env::var_os("PATH")
-                .map_or_else(|| DEFAULT_PATH.to_vec(), |path| path.as_bytes().to_vec()),
-        };
+        let environment: Vec<CString> =
+            environment.map_or_else(agents_environment, |v| v.iter().map(|v| c_text(v)).collect());
+        let search = search_path(&environment);
         let all = [name.as_str()].into_iter().chain(arguments.iter().map(String::as_str));
         let arguments = all.map(c_text).collect();
         Self { path: c_text(&name), name, arguments, environment, search }
@@ -50,19 +44,9 @@ impl Program {
         if name.is_empty() {
             return Err(Errno::NOENT);
         }
-        if name.contains(&b'/') {
-            return self.execute(&self.path, streams);
-        }
         let mut forbidden = false;
         let mut last = Errno::NOENT;
-        for directory in self.search.split(|&byte| byte == b':') {
-            let mut path = directory.to_vec();
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name);
-            // Neither part has a NUL in it.
-            let path = CString::new(path).map_err(|_| Errno::INVAL)?;
+        for path in search_paths(name, &self.search) {
             match self.execute(&path, streams) {
                 Ok(pid) => return Ok(pid),
                 Err(e) => last = e,
@@ -88,6 +72,33 @@ impl Program {
         let arguments: Vec<_> = script.chain(arguments.iter().skip(1).cloned()).collect();
         spawn(Image { path: shell, arguments: &arguments, environment }, streams)
     }
+}
+
+/// The agent's own environment.
+pub(super) fn agents_environment() -> Vec<CString> {
+    std::env::vars_os().map(|(name, value)| variable(name, &value)).collect()
+}
+
+/// The directories to look in for programs with this environment.
+pub(super) fn search_path(environment: &[CString]) -> Vec<u8> {
+    match environment.iter().find_map(|v| v.as_bytes().strip_prefix(b"PATH=")) {
+        Some(search) => search.to_vec(),
+        None => std::env::var_os("PATH")
+            .map_or_else(|| DEFAULT_PATH.to_vec(), |path| path.as_bytes().to_vec()),
+    }
+}
+
+/// The files that `name` may mean, in order.
+pub(super) fn search_paths(name: &[u8], search: &[u8]) -> Vec<CString> {
+    if name.contains(&b'/') {
+        return CString::new(name).into_iter().collect();
+    }
+    let path = |directory: &[u8]| {
+        let slash: &[u8] = if directory.is_empty() { b"" } else { b"/" };
+        // No part has a NUL in it.
+        CString::new([directory, slash, name].concat()).ok()
+    };
+    search.split(|&byte| byte == b':').filter_map(path).collect()
 }
 
 /// qemu-ga carries U+0000 as two bytes that C does not take for an end.

@@ -31,8 +31,9 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::{self, Errno};
 use rustix::process::{Signal, kill_process};
 
-use super::record::{Child, ERRORS, INPUT, OUTPUT, Record};
-use super::{Executor, Limits, Message, Order, not_executed};
+use super::live::{self, Lives};
+use super::record::{ERRORS, INPUT, OUTPUT, Record};
+use super::{Executor, Fresh, Limits, Message, Order, not_executed};
 use crate::policy::Policy;
 use crate::worker::Reply;
 use crate::{errno, log, sys};
@@ -40,9 +41,9 @@ use crate::{errno, log, sys};
 /// Token of the inbox; programs have their pid in the upper half and the source in the lower.
 const INBOX: u64 = u64::MAX;
 /// The lower half of the token of a program's end; its streams have their numbers.
-const END: usize = 3;
+pub(super) const END: usize = 3;
 /// What is read at once.
-const PIECE: usize = 64 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 /// How often an end is looked for that has no descriptor.
 const GLANCE: Duration = Duration::from_millis(50);
 /// Bytes of stack of a thread that starts one program.
@@ -51,30 +52,49 @@ const START_STACK: usize = 64 << 10;
 const LARGE: usize = 1 << 20;
 
 /// A program that a thread is starting.
-struct Starting {
-    name: String,
+pub(super) struct Starting {
     /// Bytes of input held for it.
     bytes: usize,
     since: Instant,
+    /// Its place on the roster, if it is one of ours.
+    place: Option<u16>,
+    /// What its client is told if it takes too long.
+    late: QgaError,
     /// `None`: its client has been told that it takes too long.
     reply: Option<Reply>,
+}
+
+/// A start that is to be carried out on a thread of its own.
+pub(super) struct Work {
+    pub(super) bytes: usize,
+    pub(super) place: Option<u16>,
+    pub(super) late: QgaError,
+    pub(super) carry_out: Box<dyn FnOnce() -> Result<Fresh, QgaError> + Send>,
+}
+
+/// A finished program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finished {
+    Plain(i32),
+    Live(u32),
 }
 
 /// The programs. It belongs to the exec thread.
 pub(crate) struct Programs {
     executor: Executor,
-    limits: Limits,
-    policy: Arc<Policy>,
-    epoll: OwnedFd,
+    pub(super) limits: Limits,
+    pub(super) policy: Arc<Policy>,
+    pub(super) epoll: OwnedFd,
     records: BTreeMap<i32, Record>,
+    pub(super) live: Lives,
     /// The finished ones, in the order in which they finished.
-    finished: VecDeque<i32>,
+    pub(super) finished: VecDeque<Finished>,
     /// Programs that a thread is starting, by number, which grows.
-    starting: BTreeMap<u64, Starting>,
+    pub(super) starting: BTreeMap<u64, Starting>,
     starts: u64,
     /// Bytes held for all of them, those of the input of starting ones included.
-    held: usize,
-    buffer: Vec<u8>,
+    pub(super) held: usize,
+    pub(super) buffer: Vec<u8>,
 }
 
 impl Programs {
@@ -82,6 +102,7 @@ impl Programs {
         executor: Executor,
         limits: Limits,
         policy: Arc<Policy>,
+        live: Lives,
     ) -> std::io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &executor.wake, EventData::new_u64(INBOX), EventFlags::IN)?;
@@ -91,6 +112,7 @@ impl Programs {
             policy,
             epoll,
             records: BTreeMap::new(),
+            live,
             finished: VecDeque::new(),
             starting: BTreeMap::new(),
             starts: 0,
@@ -109,27 +131,37 @@ impl Programs {
             );
             return reply.send(Outcome::Error(QgaError::generic(error)));
         }
-        let bytes = order.input.as_ref().map_or(0, Vec::len);
+        let work = Work {
+            bytes: order.input.as_ref().map_or(0, Vec::len),
+            place: None,
+            late: not_executed(name, Errno::TIMEDOUT),
+            carry_out: Box::new(|| order.carry_out()),
+        };
+        if let Err((error, reply)) = self.begin(work, reply) {
+            reply.send(Outcome::Error(error));
+        }
+    }
+
+    /// Begins a start, if there is room for one more.
+    pub(super) fn begin(&mut self, work: Work, reply: Reply) -> Result<(), (QgaError, Reply)> {
+        let Work { bytes, place, late, carry_out } = work;
         if let Err(error) = self.admit(bytes) {
-            return reply.send(Outcome::Error(error));
+            return Err((error, reply));
         }
         self.held += bytes;
         self.starts += 1;
         let number = self.starts;
-        let starting = Starting {
-            name: order.program.name().to_owned(),
-            bytes,
-            since: Instant::now(),
-            reply: Some(reply),
-        };
+        let since = Instant::now();
+        let starting = Starting { bytes, since, place, late, reply: Some(reply) };
         self.starting.insert(number, starting);
         let executor = self.executor.clone();
         let thread = std::thread::Builder::new().name("start".into()).stack_size(START_STACK);
-        let spawned = thread.spawn(move || executor.started(number, order.carry_out()));
+        let spawned = thread.spawn(move || executor.started(number, carry_out()));
         if let Err(e) = spawned {
             let error = QgaError::generic(format!("Failed to fork ({})", errno::of(&e)));
             self.started(number, Err(error));
         }
+        Ok(())
     }
 
     /// The state of a program; what is finished is given away with it.
@@ -146,13 +178,15 @@ impl Programs {
 
     /// Serves until nobody can send anything any more.
     pub(super) fn run(mut self, inbox: &Receiver<Message>) {
+        self.live.end_predecessors();
         let mut events = Vec::with_capacity(64);
         while self.turn(inbox, &mut events) {}
     }
 
     /// Waits for something to do, and does it.
     fn turn(&mut self, inbox: &Receiver<Message>, events: &mut Vec<epoll::Event>) -> bool {
-        let unseen = self.records.values().any(|r| r.end.is_none() && r.pidfd.is_none());
+        let unseen = self.records.values().any(|r| r.end.is_none() && r.pidfd.is_none())
+            || self.live.records.values().any(live::Live::is_unseen);
         events.clear();
         let timeout = self.timeout(unseen);
         match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
@@ -170,8 +204,10 @@ impl Programs {
         }
         if unseen {
             self.look_for_ends();
+            self.look_for_live_ends();
         }
         self.give_up_on_starts();
+        self.tick_live();
         true
     }
 
@@ -181,14 +217,17 @@ impl Programs {
             match message {
                 Message::Ask(ask, request, reply) => ask(self, &request, reply),
                 Message::Started(number, result) => self.started(number, result),
+                Message::End(done) => self.end_all(done),
             }
         }
     }
 
-    fn started(&mut self, number: u64, result: Result<Child, QgaError>) {
-        let Some(Starting { bytes, reply, .. }) = self.starting.remove(&number) else { return };
-        let outcome = match result {
-            Ok(child) => {
+    fn started(&mut self, number: u64, result: Result<Fresh, QgaError>) {
+        let Some(Starting { bytes, place, reply, .. }) = self.starting.remove(&number) else {
+            return;
+        };
+        let outcome = match (result, place) {
+            (Ok(Fresh::Plain(child)), _) => {
                 let pid = child.pid.as_raw_nonzero().get();
                 if reply.is_none() {
                     // Its process cannot have become another one: nobody has waited for it.
@@ -199,8 +238,14 @@ impl Programs {
                 self.enter(pid, Record::new(child));
                 Outcome::value(&ExecStarted { pid: pid.into() })
             }
-            Err(error) => {
+            (Ok(Fresh::Live(fresh)), place) => {
+                self.enter_live(*fresh, place.unwrap_or(u16::MAX), reply.is_some())
+            }
+            (Err(error), place) => {
                 self.held -= bytes;
+                if let Some(place) = place {
+                    self.live.give_back(place);
+                }
                 Outcome::Error(error)
             }
         };
@@ -210,13 +255,13 @@ impl Programs {
     }
 
     /// Answers those who wait for starts that take too long.
-    fn give_up_on_starts(&mut self) {
+    pub(super) fn give_up_on_starts(&mut self) {
         let patience = self.limits.patience;
         for starting in self.starting.values_mut() {
             if starting.since.elapsed() >= patience
                 && let Some(reply) = starting.reply.take()
             {
-                reply.send(Outcome::Error(not_executed(&starting.name, Errno::TIMEDOUT)));
+                reply.send(Outcome::Error(starting.late.clone()));
             }
         }
     }
@@ -227,7 +272,9 @@ impl Programs {
         let waiting = self.starting.values().find(|starting| starting.reply.is_some());
         let left =
             waiting.map(|starting| self.limits.patience.saturating_sub(starting.since.elapsed()));
-        let timeout = glance.into_iter().chain(left).min()?;
+        let now = Instant::now();
+        let live = self.live.next_event().map(|at| at.saturating_duration_since(now));
+        let timeout = glance.into_iter().chain(left).chain(live).min()?;
         // Only far-off times do not convert.
         Timespec::try_from(timeout).ok()
     }
@@ -248,6 +295,9 @@ impl Programs {
     }
 
     fn attend(&mut self, token: u64) {
+        if let Some((handle, source)) = live::of_token(token) {
+            return self.attend_live(handle, source);
+        }
         let (pid, source) = of_token(token);
         match source {
             INPUT => self.write(pid),
@@ -311,23 +361,31 @@ impl Programs {
     /// Takes note of it once, when a program has become finished.
     fn settle(&mut self, pid: i32) {
         let Some(record) = self.records.get_mut(&pid) else { return };
-        if record.is_finished() && !self.finished.contains(&pid) {
+        let mark = Finished::Plain(pid);
+        if record.is_finished() && !self.finished.contains(&mark) {
             record.kept.iter_mut().for_each(|kept| kept.bytes.shrink_to_fit());
-            self.finished.push_back(pid);
+            self.finished.push_back(mark);
         }
     }
 
     /// Makes room for one more program with that much input.
     fn admit(&mut self, bytes: usize) -> Result<(), QgaError> {
         let Limits { running, records, held, .. } = self.limits;
-        if self.starting.len() + self.records.values().filter(|r| r.is_running()).count() >= running
-        {
+        let live = self.live.records.values();
+        let runs = self.starting.len()
+            + self.records.values().filter(|record| record.is_running()).count()
+            + live.clone().filter(|live| live.is_running()).count();
+        if runs >= running {
             let text = format!("{running} programs are running already, which is the limit");
             return Err(QgaError::generic(text));
         }
-        while self.records.len() + self.starting.len() >= records && self.expire() {}
+        let known = live.filter(|live| live.is_known()).count();
+        let mut places = self.records.len() + self.starting.len() + known;
+        while places >= records && self.expire() {
+            places -= 1;
+        }
         self.make_room(bytes);
-        if self.held + bytes > held {
+        if bytes > 0 && self.held + bytes > held {
             let text = format!(
                 "running programs hold {} bytes of input and output already; the limit is {held}",
                 self.held
@@ -337,15 +395,27 @@ impl Programs {
         Ok(())
     }
 
-    fn make_room(&mut self, bytes: usize) {
+    pub(super) fn make_room(&mut self, bytes: usize) {
         while self.held + bytes > self.limits.held && self.expire() {}
     }
 
     /// Lets go of the result that has waited for longest.
     fn expire(&mut self) -> bool {
         let Some(&oldest) = self.finished.front() else { return false };
-        let bytes = self.remove(oldest).map_or(0, |record| record.held());
-        log::info(format_args!("guest-exec: the result of process {oldest} was never fetched"));
+        let before = self.held;
+        match oldest {
+            Finished::Plain(pid) => {
+                self.remove(pid);
+                log::info(format_args!(
+                    "guest-exec: the result of process {pid} was never fetched"
+                ));
+            }
+            Finished::Live(handle) => {
+                self.forget_live(handle);
+                log::info(format_args!("x-guest-exec: program {handle} was never forgotten"));
+            }
+        }
+        let bytes = before - self.held;
         if bytes >= LARGE {
             sys::memory::give_back();
         }
@@ -353,7 +423,7 @@ impl Programs {
     }
 
     fn remove(&mut self, pid: i32) -> Option<Record> {
-        self.finished.retain(|finished| *finished != pid);
+        self.finished.retain(|finished| *finished != Finished::Plain(pid));
         let mut record = self.records.remove(&pid)?;
         self.held -= record.held();
         for fd in record.pipes.iter_mut().chain([&mut record.pidfd]) {
@@ -382,4 +452,4 @@ fn of_token(token: u64) -> (i32, usize) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -4,13 +4,22 @@
 //! client sees differs in one way: written bytes are in the file at once, and an error of the
 //! disk is reported by the write that met it, not by a later flush or close.
 
+mod attributes;
+mod extensions;
+mod failure;
+mod leftovers;
+mod list;
 mod mode;
+mod names;
+mod place;
+mod stat;
+mod upload;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qga_proto::QgaError;
@@ -18,7 +27,10 @@ use qga_proto::command::{FileReadBuilder, MAX_READ_COUNT, Whence};
 use rustix::fs::{Mode, OFlags, SeekFrom, fstat, seek};
 use rustix::io::{self, Errno};
 
+pub(crate) use self::attributes::{Attributes, MAX_MODE, number};
+pub(crate) use self::leftovers::Leftovers;
 use self::mode::OpenMode;
+use self::upload::Upload;
 use crate::policy::{OpenError, Policy};
 use crate::state::State;
 use crate::{errno, log, sys};
@@ -36,12 +48,35 @@ const PLAIN_READ: usize = 1 << 20;
 pub(crate) struct FileTable {
     state: State,
     policy: Arc<Policy>,
-    files: BTreeMap<i64, OwnedFd>,
+    files: BTreeMap<i64, OpenFile>,
+    /// What new files do not get.
+    umask: Mode,
+    leftovers: Leftovers,
+    /// What an earlier agent left has been removed.
+    swept: bool,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    file: OwnedFd,
+    origin: Origin,
+}
+
+/// How a file was opened.
+#[derive(Debug)]
+enum Origin {
+    /// As with qemu-ga, whose errors have no member `errno`.
+    Stock,
+    Extension,
+    Upload(Box<Upload>),
 }
 
 impl FileTable {
-    pub(crate) fn new(state: State, policy: Policy) -> Self {
-        Self { state, policy: Arc::new(policy), files: BTreeMap::new() }
+    /// Call it while there is only one thread.
+    pub(crate) fn new(state: State, policy: Policy, umask: Mode) -> Self {
+        let leftovers = Leftovers::new(state.path().parent().unwrap_or_else(|| Path::new("/")));
+        let policy = Arc::new(policy);
+        Self { state, policy, files: BTreeMap::new(), umask, leftovers, swept: false }
     }
 
     /// The rules that it keeps, for others who keep them too.
@@ -51,7 +86,7 @@ impl FileTable {
 
     /// Opens a file and returns its handle.
     pub(crate) fn open(&mut self, path: &str, mode: &str) -> Result<i64, QgaError> {
-        if self.files.len() >= MAX_OPEN {
+        if !self.has_room(1) {
             return Err(QgaError::generic(format!(
                 "failed to open file '{path}' (mode: '{mode}'): {MAX_OPEN} files are open already"
             )));
@@ -60,31 +95,49 @@ impl FileTable {
         let file = open_or_create(&self.policy, path, parsed).map_err(|e| {
             let e = match e {
                 OpenError::Errno(e) => errno::text(e),
-                OpenError::Forbidden => "the agent's policy does not allow this path".into(),
+                OpenError::Forbidden => OpenError::FORBIDDEN.into(),
             };
             QgaError::generic(format!("failed to open file '{path}' (mode: '{mode}'): {e}"))
         })?;
-        let handle = self.state.take_handle().map_err(|e| {
+        let unwritable = |_| QgaError::generic("failed to commit persistent state to disk");
+        self.keep(OpenFile { file, origin: Origin::Stock }).map_err(unwritable)
+    }
+
+    /// Gives an open file its handle.
+    fn keep(&mut self, file: OpenFile) -> std::io::Result<i64> {
+        let handle = self.state.take_handle().inspect_err(|e| {
             let path = self.state.path().display();
-            let e = errno::of(&e);
+            let e = errno::of(e);
             log::critical(format_args!("failed to write persistent state to {path}: {e}"));
-            QgaError::generic("failed to commit persistent state to disk")
+            if let Origin::Upload(upload) = &file.origin {
+                upload.discard(&self.leftovers);
+            }
         })?;
         self.files.insert(handle, file);
         Ok(handle)
     }
 
-    /// Closes a handle.
+    /// Whether that many descriptors more may be open. An upload has two.
+    fn has_room(&self, descriptors: usize) -> bool {
+        let uploads = |file: &&OpenFile| matches!(file.origin, Origin::Upload(_));
+        let uploads = self.files.values().filter(uploads).count();
+        self.files.len() + uploads + descriptors <= MAX_OPEN
+    }
+
+    /// Closes a handle. An upload that was not committed leaves nothing.
     pub(crate) fn close(&mut self, handle: i64) -> Result<(), QgaError> {
         self.file(handle)?;
-        let Some(file) = self.files.remove(&handle) else { return Ok(()) };
-        sys::descriptor::close(file).map_err(|e| failed("close handle", e))
+        let Some(OpenFile { file, origin }) = self.files.remove(&handle) else { return Ok(()) };
+        if let Origin::Upload(upload) = &origin {
+            upload.discard(&self.leftovers);
+        }
+        sys::descriptor::close(file).map_err(|e| origin.failed("close handle", e))
     }
 
     /// Reads up to `count` bytes and returns the answer's JSON text. Short of `count`, the file's
     /// end was met, unless a pipe or a terminal has no more for now.
     pub(crate) fn read(&mut self, handle: i64, count: i64) -> Result<Vec<u8>, QgaError> {
-        let file = self.file(handle)?;
+        let OpenFile { file, origin } = self.file(handle)?;
         let count = usize::try_from(count)
             .ok()
             .filter(|_| count <= MAX_READ_COUNT)
@@ -99,7 +152,7 @@ impl FileTable {
                 Ok((bytes, _)) => answer.push(bytes),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) if answer.count() > 0 => break,
-                Err(e) => return Err(failed("read file", e)),
+                Err(e) => return Err(origin.failed("read file", e)),
             }
         }
         Ok(answer.finish(eof))
@@ -107,12 +160,12 @@ impl FileTable {
 
     /// Writes all of `bytes`.
     pub(crate) fn write(&mut self, handle: i64, mut bytes: &[u8]) -> Result<(), QgaError> {
-        let file = self.file(handle)?;
+        let OpenFile { file, origin } = self.file(handle)?;
         while !bytes.is_empty() {
             match io::write(file, bytes) {
                 Ok(n) => bytes = &bytes[n..],
                 Err(Errno::INTR) => {}
-                Err(e) => return Err(failed("write to file", e)),
+                Err(e) => return Err(origin.failed("write to file", e)),
             }
         }
         Ok(())
@@ -125,38 +178,46 @@ impl FileTable {
         offset: i64,
         whence: Whence,
     ) -> Result<i64, QgaError> {
-        let file = self.file(handle)?;
-        let invalid = || failed("seek file", Errno::INVAL);
+        let OpenFile { file, origin } = self.file(handle)?;
+        let invalid = || origin.failed("seek file", Errno::INVAL);
         let to = match whence.number() {
             0 => SeekFrom::Start(u64::try_from(offset).map_err(|_| invalid())?),
             1 => SeekFrom::Current(offset),
             2 => SeekFrom::End(offset),
             number => return Err(QgaError::generic(format!("invalid whence code {number}"))),
         };
-        let position = seek(file, to).map_err(|e| failed("seek file", e))?;
+        let position = seek(file, to).map_err(|e| origin.failed("seek file", e))?;
         i64::try_from(position).map_err(|_| invalid())
     }
 
-    /// Whether the handle exists. There is nothing to flush: every write went to the kernel.
-    pub(crate) fn flush(&self, handle: i64) -> Result<(), QgaError> {
+    /// Whether the handle exists: the first thing that every command checks. A flush has nothing to
+    /// do beyond it, since every write went to the kernel.
+    pub(crate) fn exists(&self, handle: i64) -> Result<(), QgaError> {
         self.file(handle).map(drop)
     }
 
-    /// Whether the handle exists: the first thing that every command checks.
-    pub(crate) fn file(&self, handle: i64) -> Result<&OwnedFd, QgaError> {
-        self.files
-            .get(&handle)
-            .ok_or_else(|| QgaError::generic(format!("handle '{handle}' has not been found")))
+    fn file(&self, handle: i64) -> Result<&OpenFile, QgaError> {
+        self.files.get(&handle).ok_or_else(|| unknown(handle))
+    }
+}
+
+fn unknown(handle: i64) -> QgaError {
+    QgaError::generic(format!("handle '{handle}' has not been found"))
+}
+
+impl Origin {
+    fn failed(&self, what: &str, e: Errno) -> QgaError {
+        let error = QgaError::generic(format!("failed to {what}: {}", errno::text(e)));
+        match self {
+            Self::Stock => error,
+            _ => error.with_errno(errno::name(e)),
+        }
     }
 }
 
 /// qemu-ga's answer to a count that is negative or too large.
 pub(crate) fn invalid_count(count: i64) -> QgaError {
     QgaError::generic(format!("value '{count}' is invalid for argument count"))
-}
-
-fn failed(what: &str, e: Errno) -> QgaError {
-    QgaError::generic(format!("failed to {what}: {}", errno::text(e)))
 }
 
 /// Creating comes first and alone, so that a dangling link or another's file is never created

@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Pid;
 
 use super::predecessor;
-use crate::log;
+use crate::{kin, log};
 
 /// Longer than any `/proc/PID/stat`.
 const MAX_BYTES: u64 = 4096;
@@ -109,43 +109,10 @@ impl Running {
     fn kill_session(&self) {
         let deadline = Instant::now() + DYING;
         // Each look may miss what was started meanwhile.
-        while self.kill_members() && Instant::now() < deadline {
+        while kin::kill(self.pid) && Instant::now() < deadline {
             let _ = poll(&mut [], Some(&GLANCE));
         }
     }
-
-    /// Whether there were any.
-    fn kill_members(&self) -> bool {
-        let Ok(processes) = std::fs::read_dir("/proc") else { return false };
-        let mut any = false;
-        for entry in processes.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            // rustix refuses negative numbers with a panic.
-            let Some(pid) = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw) else {
-                continue;
-            };
-            let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-            // The number stands for this process as long as it is there, and it is, if it has a
-            // session and is no zombie.
-            if is_member(pid, self.pid) && pidfd_send_signal(&process, Signal::KILL).is_ok() {
-                any = true;
-            }
-        }
-        any
-    }
-}
-
-/// Whether a process that is no zombie belongs to the session that `leader` leads or has led.
-fn is_member(pid: Pid, leader: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    let Ok(stat) = stat else { return false };
-    // pid (name) state ppid pgrp session …
-    let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
-    let mut fields = fields.split(' ');
-    let alive = fields.next().is_some_and(|state| !["Z", "X"].contains(&state));
-    alive && fields.nth(2) == Some(&leader.as_raw_nonzero().to_string())
 }
 
 /// Writes the calling process down in `file`. Between fork and exec: it allocates nothing. A hook

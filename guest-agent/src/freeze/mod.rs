@@ -13,7 +13,7 @@ pub(crate) mod marker;
 pub(crate) mod mounts;
 mod order;
 pub(crate) mod phase;
-mod predecessor;
+pub(crate) mod predecessor;
 mod reach;
 mod record;
 mod report;
@@ -31,11 +31,12 @@ use self::engine::{Engine, Message};
 use self::kernel::Linux;
 use self::marker::Marker;
 use self::phase::{Phase, SharedPhase};
-use self::report::{Identity, SharedReport};
+use self::report::SharedReport;
 use self::settings::FreezeSettings;
 use crate::worker::Reply;
 
 pub(crate) use self::order::{By, Lease, Order, Term};
+pub(crate) use self::report::Identity;
 
 /// Orders and results that may wait for the engine.
 const INBOX: usize = 64;
@@ -89,6 +90,11 @@ impl Freezer {
     /// Where the engine stands.
     pub(crate) fn phase(&self) -> Phase {
         self.phase.now()
+    }
+
+    /// Which agent this is, in which boot.
+    pub(crate) fn identity(&self) -> &Identity {
+        self.report.identity()
     }
 
     /// What there is to say about freezes.

@@ -18,7 +18,7 @@ pub(super) fn myself() -> String {
 }
 
 /// The process that `text` names, if any of its threads is still there.
-pub(super) fn find(text: &str) -> Option<OwnedFd> {
+pub(crate) fn find(text: &str) -> Option<OwnedFd> {
     let (pid, started) = text.trim_end().split_once(' ')?;
     // rustix refuses negative numbers with a panic.
     let process = Pid::from_raw(pid.parse().ok().filter(|pid| *pid > 0)?)?;
@@ -40,7 +40,7 @@ fn start_time(pid: &str) -> Option<String> {
 }
 
 /// That field of what stands in such a file.
-pub(super) fn start_time_in(stat: &str) -> Option<&str> {
+pub(crate) fn start_time_in(stat: &str) -> Option<&str> {
     let (_, behind_name) = stat.rsplit_once(") ")?;
     behind_name.split(' ').nth(19)
 }

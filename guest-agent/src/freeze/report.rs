@@ -18,9 +18,9 @@ const STUCK_AFTER: Duration = Duration::from_millis(500);
 
 /// Which agent, in which boot.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Identity {
-    pub(super) instance: String,
-    pub(super) boot_id: String,
+pub(crate) struct Identity {
+    pub(crate) instance: String,
+    pub(crate) boot_id: String,
 }
 
 impl Identity {

@@ -6,7 +6,9 @@ mod clock;
 mod cpu;
 mod disk;
 mod exec;
+mod exec_ext;
 mod file;
+mod file_ext;
 mod filesystem;
 mod fsfreeze;
 mod identity;
@@ -34,6 +36,8 @@ pub(crate) enum Place {
     Poll(fn(&View, &Request) -> Result<Outcome, QgaError>),
     /// On the file worker.
     Files(Run<FileTable>),
+    /// The same for a command whose arguments may ask for what the channel may not.
+    FilesIf(fn(&Filter, &Request) -> Result<(), QgaError>, Run<FileTable>),
     /// On the worker for questions to the kernel, any of which may block.
     Queries(Run<()>),
     /// On the worker that looks at filesystems and disks, which may never answer.
@@ -76,7 +80,9 @@ pub(crate) fn all() -> Vec<Handler> {
         cpu::HANDLERS,
         disk::HANDLERS,
         exec::HANDLERS,
+        exec_ext::HANDLERS,
         file::HANDLERS,
+        file_ext::HANDLERS,
         filesystem::HANDLERS,
         fsfreeze::HANDLERS,
         identity::HANDLERS,

@@ -9,6 +9,7 @@ pub(crate) mod activation;
 pub(crate) mod descriptor;
 pub(crate) mod fsfreeze;
 pub(crate) mod fstrim;
+pub(crate) mod launch;
 pub(crate) mod memory;
 pub(crate) mod nvme;
 pub(crate) mod process;

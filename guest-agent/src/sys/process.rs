@@ -3,7 +3,8 @@
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use rustix::process::setsid;
+use rustix::io::Errno;
+use rustix::process::{Pid, setsid};
 
 use super::signals;
 
@@ -48,4 +49,16 @@ pub(crate) fn prepared(command: &mut Command, mut prepare: impl FnMut() + Send +
             Ok(())
         });
     }
+}
+
+/// Sends a signal by its number, of which some have no name, to the group that `leader` leads or to
+/// that process alone.
+pub(crate) fn signal(leader: Pid, signal: i32, alone: bool) -> Result<(), Errno> {
+    let leader = leader.as_raw_nonzero().get();
+    // SAFETY: no pointers.
+    if unsafe { libc::kill(if alone { leader } else { -leader }, signal) } == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    Err(Errno::from_io_error(&error).unwrap_or(Errno::PERM))
 }

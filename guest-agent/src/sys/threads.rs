@@ -34,7 +34,7 @@ pub(crate) fn leave_descriptors_but(keep: impl AsFd) -> io::Result<()> {
 /// The first descriptor that is no standard stream.
 const FIRST: libc::c_uint = 3;
 
-fn close_range(first: libc::c_uint, last: libc::c_uint) {
+pub(super) fn close_range(first: libc::c_uint, last: libc::c_uint) {
     // SAFETY: closes descriptors in a table that only this thread uses.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if done == 0 {

@@ -186,6 +186,24 @@ impl Client {
         text.unwrap_or_else(|| panic!("{command} {arguments}: {line}")).to_owned()
     }
 
+    /// Calls an extension: its answer, or the error's `errno` and text.
+    pub(crate) fn extension(
+        &mut self,
+        command: &str,
+        arguments: &serde_json::Value,
+    ) -> Result<serde_json::Value, (String, String)> {
+        let line = self.call(command, &arguments.to_string());
+        let mut answer: serde_json::Value = serde_json::from_str(&line).unwrap();
+        if let Some(value) = answer.get_mut("return") {
+            return Ok(value.take());
+        }
+        let text = |member: &str| answer["error"][member].as_str().map(str::to_owned);
+        match (text("errno"), text("desc")) {
+            (Some(errno), Some(desc)) => Err((errno, desc)),
+            _ => panic!("{command} {arguments}: {line}"),
+        }
+    }
+
     /// What comes until the agent closes the connection.
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         self.stream.read_to_end(&mut self.received).unwrap();

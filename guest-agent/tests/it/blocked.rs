@@ -36,6 +36,24 @@ fn a_write_that_hangs_blocks_neither_sync_nor_ping_nor_thaw() {
 }
 
 #[test]
+fn an_upload_that_hangs_blocks_nothing_else_either() {
+    let cell = cell_or_skip!();
+    cell.mount("ext4", "/mnt/a");
+    let agent = cell.start(&[]);
+    let mut client = agent.connect();
+    let created = client.get("x-guest-file-create", "{\"path\":\"/mnt/a/f\"}");
+    assert_eq!(created, "{\"handle\": 1000}");
+    cell.sh("fsfreeze -f $ROOT/mnt/a");
+    client.send("{'execute':'x-guest-file-commit','arguments':{'handle':1000}}");
+    assert_eq!(client.call("guest-sync-delimited", "{\"id\":7}"), "<FF>{\"return\": 7}");
+    assert_eq!(client.get("guest-ping", ""), "{}");
+    assert!(!cell.path("/mnt/a/f").exists());
+    assert_eq!(client.get("guest-fsfreeze-thaw", ""), "1");
+    // It went on where it hung, though nobody waits for it any more.
+    crate::bed::wait_for("the file", || cell.path("/mnt/a/f").exists().then_some(()));
+}
+
+#[test]
 fn an_agent_killed_while_its_write_hangs_leaves_the_channel_to_the_next_one() {
     let cell = cell_or_skip!();
     cell.mount("ext4", "/mnt/a");

@@ -23,6 +23,10 @@ mod dispatcher;
 #[cfg(test)]
 mod exec;
 #[cfg(test)]
+mod file_names;
+#[cfg(test)]
+mod file_policy;
+#[cfg(test)]
 mod files;
 #[cfg(test)]
 mod flat;
@@ -47,8 +51,14 @@ mod played;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod programs;
+#[cfg(test)]
 mod queries;
 #[cfg(test)]
 mod stuck;
+#[cfg(test)]
+mod upload_ends;
+#[cfg(test)]
+mod uploads;
 #[cfg(test)]
 mod wire;

@@ -47,6 +47,8 @@ pub(super) struct InFlight {
     /// What its reply comes behind; none once that was seen.
     pub(super) fence: Option<Fence>,
     pub(super) pipelined: bool,
+    /// What is sent behind it ends it.
+    pub(super) yields: bool,
     pub(super) deadline: Instant,
     pub(super) cap: usize,
     /// Sent behind the sync that is out: its answer does not mean that this one is lost.

@@ -62,6 +62,8 @@ pub struct Call {
     pub arguments: String,
     /// May share the wire with others.
     pub pipelined: bool,
+    /// Nothing need wait for it; see [`CommandInfo::yields`].
+    pub yields: bool,
     /// Success is answered.
     pub success_response: bool,
     /// When to stop waiting.
@@ -78,6 +80,7 @@ impl Call {
             // Arguments are plain structs; should one fail to serialize, the agent says so.
             arguments: serde_json::to_string(arguments).unwrap_or_default(),
             pipelined: C::INFO.pipelined,
+            yields: C::INFO.yields.is_some(),
             success_response: C::INFO.success_response,
             deadline,
             reply_cap,
@@ -206,10 +209,11 @@ impl Client {
     }
 
     fn has_room(&self, pipelined: bool) -> bool {
-        let shares =
-            self.echoes_id && pipelined && self.in_flight.iter().all(|call| call.pipelined);
-        self.is_synced()
-            && (self.in_flight.is_empty() || shares && self.in_flight.len() < MAX_IN_FLIGHT)
+        // Only agents that echo ids have commands that yield.
+        let mut before = self.in_flight.iter().filter(|call| !call.yields);
+        let shares = self.echoes_id && pipelined && before.clone().all(|call| call.pipelined);
+        let first = self.in_flight.is_empty() || self.echoes_id && before.next().is_none();
+        self.is_synced() && (first || shares) && self.in_flight.len() < MAX_IN_FLIGHT
     }
 
     /// Sends a command. A command without success response counts as in flight until an error
@@ -244,6 +248,7 @@ impl Client {
             id,
             fence,
             pipelined: call.pipelined,
+            yields: call.yields,
             deadline: call.deadline,
             cap: call.reply_cap,
             behind_sync: !self.is_synced(),
@@ -327,9 +332,9 @@ impl Client {
         self.in_flight.is_empty() && self.output().is_empty() && !self.lines.is_midway()
     }
 
-    /// Calls in flight.
+    /// Calls in flight, without those that yield.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.in_flight.iter().filter(|call| !call.yields).count()
     }
 
     fn receive_line(&mut self, now: Instant, line: Vec<u8>) {

@@ -10,7 +10,9 @@ mod cpu;
 mod device;
 mod disk;
 mod exec;
+mod exec_ext;
 mod file;
+mod file_ext;
 mod filesystem;
 mod fsfreeze;
 mod fsfreeze_ext;
@@ -38,9 +40,18 @@ pub use self::disk::{
     GuestGetDiskstats, NvmeSmart, PciAddress,
 };
 pub use self::exec::{CaptureOutput, ExecStarted, ExecStatus, GuestExec, GuestExecStatus};
+pub use self::exec_ext::{
+    InputState, Known, OutputState, OutputStream, Overflow, TerminalSize, XExecForget, XExecInput,
+    XExecList, XExecNews, XExecOutput, XExecProgram, XExecPrograms, XExecRead, XExecResize,
+    XExecSignal, XExecStart, XExecStarted, XExecWait, XExecWrite,
+};
 pub use self::file::{
     FileRead, FileReadBuilder, FileSeek, FileWrite, GuestFileClose, GuestFileFlush, GuestFileOpen,
     GuestFileRead, GuestFileSeek, GuestFileWrite, MAX_READ_COUNT, Whence,
+};
+pub use self::file_ext::{
+    CreatedFile, DirectoryEntry, Expected, FileKind, FileList, FileStat, OpenFile, XFileCommit,
+    XFileCreate, XFileList, XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat,
 };
 pub use self::filesystem::{FilesystemInfo, GuestFstrim, GuestGetFsinfo, TrimReport, TrimResult};
 pub use self::fsfreeze::{
@@ -95,6 +106,9 @@ pub struct CommandInfo {
     pub pipelined: bool,
     /// May take seconds or for ever; a sync sent later overtakes it at once.
     pub long: bool,
+    /// Waits for something, and gives way to every other command of its channel: as soon as one
+    /// arrives it is answered with this JSON text. So nothing need wait for it.
+    pub yields: Option<&'static str>,
     /// What a caller of the gateway needs.
     pub right: Right,
 }
@@ -109,6 +123,7 @@ impl CommandInfo {
             changes_guest: false,
             pipelined: true,
             long: false,
+            yields: None,
             right: Right::Observe,
         }
     }
@@ -128,6 +143,10 @@ impl CommandInfo {
 
     const fn pipelined(self) -> Self {
         Self { pipelined: true, ..self }
+    }
+
+    const fn yielding(self, answer: &'static str) -> Self {
+        Self { yields: Some(answer), ..self }
     }
 
     const fn without_success_response(self) -> Self {
@@ -269,6 +288,22 @@ pub const COMMANDS: &[CommandInfo] = &[
     XFsfreezeRenew::INFO,
     XFsfreezeThaw::INFO,
     XFsfreezeReport::INFO,
+    XExecStart::INFO,
+    XExecList::INFO,
+    XExecWait::INFO,
+    XExecRead::INFO,
+    XExecWrite::INFO,
+    XExecSignal::INFO,
+    XExecResize::INFO,
+    XExecForget::INFO,
+    XFileStat::INFO,
+    XFileList::INFO,
+    XFileOpen::INFO,
+    XFileCreate::INFO,
+    XFileCommit::INFO,
+    XFileRename::INFO,
+    XFileRemove::INFO,
+    XFileMkdir::INFO,
 ];
 
 /// Commands that agents on other systems have and ours does not. No part of what an agent offers.
@@ -346,12 +381,12 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_the_guest_is_a_barrier_unless_it_moves_file_chunks() {
+    fn what_changes_the_guest_is_a_barrier_unless_it_moves_bytes_in_order() {
         let both: Vec<_> = COMMANDS
             .iter()
             .filter(|info| info.changes_guest && info.pipelined)
             .map(|info| info.name)
             .collect();
-        assert_eq!(both, ["guest-file-write"]);
+        assert_eq!(both, ["guest-file-write", "x-guest-exec-write"]);
     }
 }

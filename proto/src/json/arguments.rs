@@ -115,7 +115,7 @@ struct Argument<'de, 'p> {
     alternate: Option<&'static str>,
 }
 
-impl<'de> Argument<'de, '_> {
+impl<'de, 'p> Argument<'de, 'p> {
     fn present(&self) -> Result<Value<'de>, ArgumentError> {
         self.value
             .ok_or_else(|| ArgumentError::Text(format!("Parameter '{}' is missing", self.path)))
@@ -162,6 +162,19 @@ impl<'de> Argument<'de, '_> {
             b"false" => visitor.visit_bool(false),
             _ => Err(self.wrong_type("boolean")),
         }
+    }
+
+    #[inline(never)]
+    fn members(self, fields: &'static [&'static str]) -> Result<Members<'de, 'p>, ArgumentError> {
+        let mut members = Vec::new();
+        match self.value {
+            Some(value) if value.is_object() => members.extend(value.members()),
+            // Absent arguments are `{}`; an absent member of them is missing.
+            None if matches!(self.path, Path::Root) => {}
+            None => return Err(self.present().err().unwrap_or(ArgumentError::Type("object"))),
+            Some(_) => return Err(self.wrong_type("object")),
+        }
+        Ok(Members { fields: fields.iter(), members, current: None, path: self.path })
     }
 
     fn number<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ArgumentError> {
@@ -245,15 +258,7 @@ impl<'de> Deserializer<'de> for Argument<'de, '_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ArgumentError> {
-        let mut members = Vec::new();
-        match self.value {
-            Some(value) if value.is_object() => members.extend(value.members()),
-            // Absent arguments are `{}`; an absent member of them is missing.
-            None if matches!(self.path, Path::Root) => {}
-            None => return Err(self.present().err().unwrap_or(ArgumentError::Type("object"))),
-            Some(_) => return Err(self.wrong_type("object")),
-        }
-        let mut access = Members { fields: fields.iter(), members, current: None, path: self.path };
+        let mut access = self.members(fields)?;
         let read = visitor.visit_map(&mut access)?;
         access.finish()?;
         Ok(read)
@@ -275,6 +280,8 @@ impl<'de> Deserializer<'de> for Argument<'de, '_> {
     forward_to_deserialize_any! { i128 u128 unit unit_struct tuple tuple_struct map ignored_any }
 }
 
+/// What its methods do is in the program once, or once per type of a member, and not once per
+/// member: there are hundreds, and the agent is to stay small.
 struct Members<'de, 'p> {
     fields: std::slice::Iter<'static, &'static str>,
     /// Not asked for yet.
@@ -284,6 +291,16 @@ struct Members<'de, 'p> {
 }
 
 impl Members<'_, '_> {
+    /// The next field, which becomes the current one.
+    #[inline(never)]
+    fn advance(&mut self) -> Option<&'static str> {
+        let &field = self.fields.next()?;
+        let at = self.members.iter().position(|(name, _)| name == field);
+        self.current = Some((field, at.map(|at| self.members.remove(at).1)));
+        Some(field)
+    }
+
+    #[inline(never)]
     fn finish(self) -> Result<(), ArgumentError> {
         match self.members.first() {
             Some((name, _)) => {
@@ -302,12 +319,11 @@ impl<'de> MapAccess<'de> for &mut Members<'de, '_> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, ArgumentError> {
-        let Some(&field) = self.fields.next() else { return Ok(None) };
-        let at = self.members.iter().position(|(name, _)| name == field);
-        self.current = Some((field, at.map(|at| self.members.remove(at).1)));
+        let Some(field) = self.advance() else { return Ok(None) };
         seed.deserialize(BorrowedStrDeserializer::new(field)).map(Some)
     }
 
+    #[inline(never)]
     fn next_value_seed<V: DeserializeSeed<'de>>(
         &mut self,
         seed: V,

@@ -15,3 +15,5 @@ mod thaw;
 mod transcripts;
 #[cfg(test)]
 mod wire;
+#[cfg(test)]
+mod wire_programs;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use qga_proto::base64::Base64;
-use qga_proto::command::{FileRead, GuestFileRead, GuestFsfreezeFreeze};
+use qga_proto::command::{Command, FileRead, GuestFileRead, GuestFsfreezeFreeze, XExecWait};
 use qga_proto::{
     Call, CallId, Client, ClientConfig, ClientEvent, Job, Outcome, ReplyError, Server, SyncIds,
 };
@@ -325,6 +325,20 @@ fn reads_are_pipelined_only_when_ids_are_echoed() {
         let sent = (0..).take_while(|&handle| pair.read(handle)).count();
         assert_eq!(sent, expected);
     }
+}
+
+#[test]
+fn nothing_waits_for_a_command_that_yields() {
+    let mut pair = Pair::new(&[], &[], 4096, true);
+    assert!(pair.run(Duration::from_secs(1), |pair| pair.client.is_synced()));
+    let wait = XExecWait { programs: Vec::new(), wait_ms: 60_000 };
+    let call = Call::new(&wait, pair.now + Duration::from_secs(90), 4096);
+    pair.client.send(&call).unwrap();
+    assert!(pair.client.can_send(&GuestFsfreezeFreeze::INFO));
+    assert_eq!(pair.client.in_flight(), 0);
+    assert!(pair.read(1));
+    // Behind anything else it is a command like others.
+    assert!(!pair.client.can_send(&GuestFsfreezeFreeze::INFO));
 }
 
 #[test]

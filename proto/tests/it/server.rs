@@ -50,6 +50,37 @@ fn one_command_runs_at_a_time() {
 }
 
 #[test]
+fn what_waits_gives_way_to_whatever_comes_behind_it() {
+    let (mut server, now) = (Server::new(), Instant::now());
+    for behind in ["guest-ping", "guest-file-open", "guest-sync", "x-guest-exec-wait"] {
+        server.feed(&request("x-guest-exec-wait", "wait"));
+        let waiting = start(&mut server, now);
+        assert_eq!(names(&waiting), ["x-guest-exec-wait"]);
+        assert!(replies(&mut server).is_empty(), "it waits while nothing else is there");
+        server.feed(&request(behind, "behind"));
+        let mut jobs = start(&mut server, now);
+        assert_eq!(names(&jobs), [behind]);
+        assert_eq!(server.output(), b"{\"return\": {\"ready\": []}, \"id\": \"wait\"}\n");
+        assert_eq!(replies(&mut server), ["wait"]);
+        // What it comes to now goes nowhere.
+        waiting.into_iter().for_each(|job| server.complete(job.ticket, Outcome::empty()));
+        assert!(replies(&mut server).is_empty());
+        finish(&mut server, &mut jobs, behind);
+        assert_eq!(replies(&mut server), ["behind"]);
+    }
+}
+
+#[test]
+fn a_wait_of_a_client_that_has_gone_holds_up_nobody() {
+    let (mut server, now) = (Server::new(), Instant::now());
+    server.feed(&request("x-guest-exec-wait", "wait"));
+    start(&mut server, now);
+    server.reset();
+    server.feed(&request("guest-file-open", "open"));
+    assert_eq!(names(&start(&mut server, now)), ["guest-file-open"]);
+}
+
+#[test]
 fn a_sync_overtakes_a_freeze_and_takes_its_reply_away() {
     let (mut server, now) = (Server::new(), Instant::now());
     server.feed(&request("guest-fsfreeze-freeze", "freeze"));

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use qga_proto::base64::Base64Text;
+use qga_proto::base64::{Base64, Base64Text};
 use qga_proto::command::{
-    Command, GuestFileClose, GuestFileFlush, GuestFileOpen, GuestFileRead, GuestFileSeek,
-    GuestFileWrite, GuestFsfreezeFreeze, GuestFsfreezeFreezeList, GuestFsfreezeStatus,
-    GuestFsfreezeThaw, GuestInfo, GuestPing, GuestShutdown, ShutdownMode, Whence,
+    Command, CreatedFile, DirectoryEntry, Expected, FileKind, FileList, FileStat, GuestFileClose,
+    GuestFileFlush, GuestFileOpen, GuestFileRead, GuestFileSeek, GuestFileWrite,
+    GuestFsfreezeFreeze, GuestFsfreezeFreezeList, GuestFsfreezeStatus, GuestFsfreezeThaw,
+    GuestInfo, GuestPing, GuestShutdown, ShutdownMode, Whence, XFileCommit, XFileCreate, XFileList,
+    XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat,
 };
-use qga_proto::{Call, Client, ClientConfig, ClientEvent, SyncIds};
+use qga_proto::{Call, Client, ClientConfig, ClientEvent, Outcome, Server, SyncIds};
 
 const IDS: SyncIds = SyncIds { delimited: 14, probe: 24, plain: 34, session: 0xAB };
 
@@ -127,4 +129,142 @@ fn arguments_of_every_command() {
     ] {
         assert_eq!(ours, frozen);
     }
+}
+
+#[test]
+fn arguments_of_the_file_extensions() {
+    fn json<C: Command>(arguments: &C) -> String {
+        format!("{} {}", C::INFO.name, serde_json::to_string(arguments).unwrap())
+    }
+    let path = Some("/x".to_owned());
+    let path_b64 = Some(Base64Text::new(*b"/\xff"));
+    let expected = Expected { ino: Some(7), size: Some(3), mtime_ns: Some(-1), absent: false };
+    for (ours, frozen) in [
+        (
+            json(&XFileStat { path: path.clone(), ..XFileStat::default() }),
+            "x-guest-file-stat {\"path\":\"/x\"}",
+        ),
+        (
+            json(&XFileStat { handle: Some(1000), follow: Some(false), ..XFileStat::default() }),
+            "x-guest-file-stat {\"handle\":1000,\"follow\":false}",
+        ),
+        (
+            json(&XFileList {
+                path_b64: path_b64.clone(),
+                after_b64: Some(Base64Text::new(*b"a")),
+                limit: Some(10),
+                path: None,
+            }),
+            "x-guest-file-list {\"path-b64\":\"L/8=\",\"after-b64\":\"YQ==\",\"limit\":10}",
+        ),
+        (
+            json(&XFileOpen { path: path.clone(), write: Some(true), path_b64: None }),
+            "x-guest-file-open {\"path\":\"/x\",\"write\":true}",
+        ),
+        (
+            json(&XFileCreate { path_b64, path: None }),
+            "x-guest-file-create {\"path-b64\":\"L/8=\"}",
+        ),
+        (
+            json(&XFileCommit { handle: 1000, ..XFileCommit::default() }),
+            "x-guest-file-commit {\"handle\":1000}",
+        ),
+        (
+            json(&XFileCommit {
+                handle: 1000,
+                mode: Some(0o644),
+                uid: Some(1),
+                gid: Some(2),
+                expect: Some(expected),
+            }),
+            "x-guest-file-commit {\"handle\":1000,\"mode\":420,\"uid\":1,\"gid\":2,\
+             \"expect\":{\"ino\":7,\"size\":3,\"mtime-ns\":-1}}",
+        ),
+        (
+            json(&XFileRename {
+                path: path.clone(),
+                to: Some("/y".into()),
+                to_b64: None,
+                path_b64: None,
+                replace: Some(true),
+            }),
+            "x-guest-file-rename {\"path\":\"/x\",\"to\":\"/y\",\"replace\":true}",
+        ),
+        (
+            json(&XFileRemove {
+                path: path.clone(),
+                path_b64: None,
+                expect: Some(Expected { absent: true, ..Expected::default() }),
+            }),
+            "x-guest-file-remove {\"path\":\"/x\",\"expect\":{\"absent\":true}}",
+        ),
+        (
+            json(&XFileMkdir { path, path_b64: None, mode: Some(0o700), parents: Some(true) }),
+            "x-guest-file-mkdir {\"path\":\"/x\",\"mode\":448,\"parents\":true}",
+        ),
+    ] {
+        assert_eq!(ours, frozen);
+    }
+}
+
+#[test]
+fn answers_of_the_file_extensions() {
+    let stat = FileStat {
+        kind: FileKind::Symlink,
+        size: 3,
+        mode: 0o777,
+        uid: 1,
+        gid: 2,
+        nlink: 1,
+        ino: 7,
+        dev: 8,
+        mtime_ns: -1,
+        ctime_ns: 2,
+        target: Some("ä".into()),
+    };
+    let wire = "{\"kind\": \"symlink\", \"size\": 3, \"mode\": 511, \"uid\": 1, \"gid\": 2, \
+                \"nlink\": 1, \"ino\": 7, \"dev\": 8, \"mtime-ns\": -1, \"ctime-ns\": 2, \
+                \"target\": \"\\u00E4\"}";
+    let text = |outcome: Outcome| match outcome {
+        Outcome::Return(text) => String::from_utf8(text).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(text(Outcome::value(&stat)), wire);
+    let list = FileList {
+        entries: vec![DirectoryEntry {
+            name: "\u{fffd}".into(),
+            name_b64: Some(Base64(vec![0xFF])),
+            stat: None,
+        }],
+        next: Some(Base64(vec![0xFF])),
+    };
+    assert_eq!(
+        text(Outcome::value(&list)),
+        "{\"entries\": [{\"name\": \"\\uFFFD\", \"name-b64\": \"/w==\"}], \"next\": \"/w==\"}"
+    );
+    let created = CreatedFile { handle: 1000, replaces: None };
+    assert_eq!(text(Outcome::value(&created)), "{\"handle\": 1000}");
+    for (kind, name) in [
+        (FileKind::File, "file"),
+        (FileKind::Directory, "directory"),
+        (FileKind::Fifo, "fifo"),
+        (FileKind::Socket, "socket"),
+        (FileKind::BlockDevice, "block-device"),
+        (FileKind::CharDevice, "char-device"),
+        (FileKind::Unknown, "something-new"),
+    ] {
+        assert_eq!(serde_json::from_str::<FileKind>(&format!("\"{name}\"")).unwrap(), kind);
+    }
+}
+
+#[test]
+fn an_expectation_need_not_say_all() {
+    let mut server = Server::new();
+    server.feed(
+        b"{'execute':'x-guest-file-commit','arguments':{'handle':1,'expect':{'size':18446744073709551615}}}",
+    );
+    let job = server.poll(Instant::now(), &mut |_| true).unwrap();
+    let commit: XFileCommit = job.request.arguments().unwrap();
+    let expected = Expected { size: Some(u64::MAX), ..Expected::default() };
+    assert_eq!(commit.expect, Some(expected));
 }

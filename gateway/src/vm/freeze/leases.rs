@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::supervise::{Start, spawn};
 use super::table::Table;
 use super::{Control, FreezeError, FreezeRequest, Reply, torn_down};
+use crate::metrics::WriteFigures;
 use crate::principal::Principal;
 use crate::store::{Kind, LoadError, Records, Store};
 use crate::vm::VmId;
@@ -225,6 +226,21 @@ impl Leases {
         drop(rows);
         leases.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         leases
+    }
+
+    /// Looks at each lease, in no order. Nobody else can use them meanwhile.
+    pub(crate) fn look(&self, look: impl FnMut(&Lease)) {
+        self.0.rows().leases.values().map(|row| &row.lease).for_each(look);
+    }
+
+    /// How many VMs are held by leases.
+    pub(crate) fn held(&self) -> usize {
+        *self.0.held.borrow()
+    }
+
+    /// How writing them goes.
+    pub(crate) fn writes(&self) -> &WriteFigures {
+        self.0.store.figures()
     }
 
     /// The lease with that id, present or past.

@@ -10,6 +10,7 @@ use super::transitions::{MemberStanding, Standing};
 use super::{Control, FreezeError};
 use crate::store::{Key, Kind, Records, Store, Unwritable};
 use crate::vm::VmId;
+use crate::vm::boottime::BootTime;
 use crate::vm::events::Event;
 use crate::vm::handle::VmHandle;
 use crate::vm::lease::{self, Lease, LeaseId, LeaseState, Member};
@@ -148,6 +149,7 @@ impl Table {
         for event in stood.events(&row.lease) {
             self.tell(event);
         }
+        stood.judged(&row.lease).for_each(|member| self.count(member));
         for member in row.lease.members.iter().filter(|member| member.ended()) {
             if rows.active.get(&member.vm) == Some(id) {
                 rows.active.remove(&member.vm);
@@ -179,11 +181,22 @@ impl Table {
         if let Some(event) = stood.event(member) {
             self.tell(event.lease(id));
         }
+        if stood.is_news(member) {
+            self.count(member);
+        }
         if member.ended() && rows.active.get(&member.vm) == Some(id) {
             rows.active.remove(&member.vm);
             self.held.send_replace(rows.active.len());
         }
         Some(result)
+    }
+
+    /// Counts a VM that has just got its verdict.
+    fn count(&self, member: &Member) {
+        let held = member.frozen_boot.map(|frozen| BootTime::now() - frozen);
+        if let Some(verdict) = member.verdict {
+            self.settings.freezes.note(member.thaw_cause, verdict, held);
+        }
     }
 
     /// Takes away a lease that never came to be.

@@ -45,6 +45,12 @@ impl Standing {
         }
     }
 
+    /// The VMs that have got their verdict since.
+    pub(super) fn judged<'a>(&self, lease: &'a Lease) -> impl Iterator<Item = &'a Member> {
+        let pairs = self.members.iter().zip(&lease.members);
+        pairs.filter(|(before, member)| before.is_news(member)).map(|(_, member)| member)
+    }
+
     /// What has happened since, VM by VM: that is how events are followed.
     pub(super) fn events(&self, lease: &Lease) -> Vec<Event> {
         let mut events = Vec::new();
@@ -72,6 +78,11 @@ impl MemberStanding {
     pub(super) fn of(member: &Member) -> Self {
         let judged = member.verdict.is_some();
         Self { state: member.state, ended: member.ended(), judged }
+    }
+
+    /// Whether the VM has got its verdict since.
+    pub(super) fn is_news(&self, member: &Member) -> bool {
+        member.verdict.is_some() && !self.judged
     }
 
     /// What has happened to the VM since.

@@ -12,13 +12,14 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::config::{ExternalFreeze, Mode, VmConfig};
+use crate::metrics::CommandOutcome;
 use crate::printable::printable;
 use crate::vm::call::CallOptions;
 use crate::vm::capabilities::Capabilities;
 use crate::vm::counters::Counters;
 use crate::vm::events::{Event, EventKind};
 use crate::vm::link::{Link, LinkState};
-use crate::vm::pending::Pending;
+use crate::vm::pending::{Pending, Work};
 use crate::vm::qmp::Monitor;
 use crate::vm::queue::Queue;
 use crate::vm::settings::Settings;
@@ -195,6 +196,13 @@ impl Vm {
 
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue<Box<Pending>>> {
         lock(&self.queue)
+    }
+
+    /// Counts a command that has come to its end.
+    pub(in crate::vm) fn note(&self, pending: &Pending, outcome: CommandOutcome) {
+        if let (Work::Call { info, .. }, Some(sent)) = (&pending.work, pending.sent) {
+            self.settings.commands.note(info.name, outcome, sent.elapsed());
+        }
     }
 
     pub(crate) fn set_capabilities(&self, capabilities: Capabilities) {

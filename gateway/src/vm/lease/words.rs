@@ -10,6 +10,9 @@ macro_rules! names {
         pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)+ }
 
         impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
             /// The name as it is written in the API, in logs and in metrics.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }

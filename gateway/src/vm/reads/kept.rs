@@ -35,6 +35,11 @@ impl Kept {
         Some(entry.snapshot.clone())
     }
 
+    /// As [`get`](Self::get), and it does not count as asked for.
+    pub(super) fn peek(&self, vm: &VmId, name: &str) -> Option<Arc<Snapshot>> {
+        Some(self.vms.get(vm)?.get(name)?.snapshot.clone())
+    }
+
     /// Keeps an answer in place of the one before. One that is too large for its VM is not kept.
     pub(super) fn insert(
         &mut self,
@@ -126,6 +131,10 @@ mod tests {
         kept.insert(&a, "1", snapshot(10_000), &limits);
         assert!(!has(&kept, &a, "1"));
         assert!(kept.get(&a, "1").is_none() && kept.get(&a, "none").is_none());
+        // To look at one is not to ask for it.
+        assert!(
+            kept.peek(&b, "2").is_some() && kept.order.values().next() == Some(&(b.clone(), "2"))
+        );
         for (vm, name) in [(&b, "2"), (&b, "3"), (&c, "1")] {
             kept.remove(&(vm.clone(), name));
         }

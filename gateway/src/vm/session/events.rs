@@ -10,6 +10,7 @@ use qga_proto::{Call, CallId, ClientEvent, ReplyError, ReplyText};
 use tokio::time::Instant;
 
 use crate::config::Mode;
+use crate::metrics::CommandOutcome;
 
 use super::{Caller, Session, Stage};
 use crate::vm::capabilities::Capabilities;
@@ -76,6 +77,7 @@ impl Session<'_> {
         };
         for (_, caller) in self.calls.extract_if(.., gone) {
             if let Caller::Pending(pending) = caller {
+                self.vm.note(&pending, CommandOutcome::Ok);
                 pending.answer(Ok(None));
             }
         }
@@ -100,6 +102,7 @@ impl Session<'_> {
             name: info.name.into(),
             arguments: "{}".into(),
             pipelined: info.pipelined,
+            yields: info.yields.is_some(),
             success_response: info.success_response,
             deadline: (now + timeout).into_std(),
             reply_cap,
@@ -159,6 +162,14 @@ impl Session<'_> {
 
     fn answer(&mut self, pending: Pending, result: Result<ReplyText, ReplyError>) {
         let Work::Call { info, reply_cap, .. } = &pending.work else { return };
+        let outcome = match &result {
+            // Silence is what was asked for.
+            Err(error) if !matches!(error, ReplyError::Agent(_)) && pending.silent_success() => {
+                CommandOutcome::Ok
+            }
+            result => CommandOutcome::of(result),
+        };
+        self.vm.note(&pending, outcome);
         match result {
             Ok(text) => {
                 self.observe(info, &text);
@@ -183,6 +194,7 @@ impl Session<'_> {
                 pending.timed_out(true);
             }
             Err(ReplyError::BadReply(reason)) => {
+                self.vm.counters.bad_replies.add(1);
                 pending.answer(Err(CallError::BadReply { reason }));
             }
             Err(ReplyError::Lost) => {

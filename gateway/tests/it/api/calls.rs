@@ -74,7 +74,11 @@ async fn an_absent_agent_is_unavailable_with_its_link() {
 #[tokio::test]
 async fn what_the_guest_says_decides_the_code() {
     let generic = |desc: &str| QgaError::generic(desc);
-    let not_found = |desc: &str| QgaError { class: ErrorClass::CommandNotFound, desc: desc.into() };
+    let not_found = |desc: &str| QgaError {
+        class: ErrorClass::CommandNotFound,
+        desc: desc.into(),
+        errno: None,
+    };
     for (error, status, code) in [
         (generic("failed to open file '/x': \x1b[31mNo such file\n"), 422, "agent_error"),
         (generic("Parameter 'mode' is unexpected"), 501, "command_unsupported"),
@@ -91,7 +95,7 @@ async fn what_the_guest_says_decides_the_code() {
             "vm_frozen",
         ),
         (
-            QgaError { class: ErrorClass::Other("NewClass".into()), desc: "x".into() },
+            QgaError { class: ErrorClass::Other("NewClass".into()), desc: "x".into(), errno: None },
             422,
             "agent_error",
         ),

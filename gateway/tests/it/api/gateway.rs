@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use qga_gateway::api::{self, State};
+use qga_gateway::audit::Audit;
 use qga_gateway::config::Config;
 use qga_gateway::replies::Replies;
 use qga_gateway::rights::{Authority, Rules};
@@ -28,6 +29,7 @@ pub(crate) struct Gateway {
     pub(crate) leases: Leases,
     pub(crate) store: Store,
     pub(crate) authority: Authority,
+    pub(crate) audit: Audit,
     pub(crate) stopping: CancellationToken,
     pub(crate) tracker: TaskTracker,
     pub(crate) unix: Target,
@@ -81,15 +83,18 @@ impl Gateway {
         let address = config.listen.tcp.unwrap();
         let tcp = Tcp::bind(address, &authority, &[]).await.unwrap();
         let at = tcp.address().unwrap();
+        let audit = Audit::start(&config.audit, "a key of the tests").unwrap();
         let registry = Registry::start(&config);
         let store = Store::in_memory();
         let leases = Leases::load(&registry, store.clone()).unwrap();
         tokio::spawn(watch_external(registry.clone(), leases.clone()));
+        tokio::spawn(audit.clone().follow(registry.events().clone()));
         let (stopping, tracker) = (CancellationToken::new(), TaskTracker::new());
         let front = api::front(State {
             registry: registry.clone(),
             leases: leases.clone(),
             authority: authority.clone(),
+            audit: audit.clone(),
             replies: Replies::load(&registry, store.clone()).unwrap(),
             stopping: stopping.clone(),
         });
@@ -101,6 +106,7 @@ impl Gateway {
             leases,
             store,
             authority,
+            audit,
             stopping,
             tracker,
             unix: Target::Unix(path("api.sock")),

@@ -1,5 +1,6 @@
 mod access;
 mod agent;
+mod audit;
 mod bad_agent;
 mod calls;
 pub(crate) mod client;
@@ -17,6 +18,7 @@ mod idempotency;
 mod kept;
 mod list;
 mod list_freezes;
+mod metrics;
 mod old_agent;
 mod page;
 mod paused;

@@ -6,26 +6,31 @@ use rustix::process::Pid;
 
 use super::*;
 use crate::completions::Completions;
+use crate::freeze::Identity;
 use crate::worker::tests::{job, next};
 
-struct Bench {
-    programs: Programs,
+pub(in crate::exec) struct Bench {
+    pub(in crate::exec) programs: Programs,
     inbox: Receiver<Message>,
-    completions: Arc<Completions>,
+    pub(in crate::exec) completions: Arc<Completions>,
 }
 
 impl Bench {
-    fn new(limits: Limits) -> Self {
+    pub(in crate::exec) fn new(limits: Limits) -> Self {
         let (executor, inbox) = Executor::new().unwrap();
-        let programs = Programs::new(executor, limits, Arc::default()).unwrap();
+        let lives = Lives::new(&Identity::default(), Path::new("/nonexistent"));
+        let programs = Programs::new(executor, limits, Arc::default(), lives).unwrap();
         Self { programs, inbox, completions: Completions::new().unwrap() }
     }
 
-    fn turn(&mut self) {
+    pub(in crate::exec) fn turn(&mut self) {
         assert!(self.programs.turn(&self.inbox, &mut Vec::with_capacity(8)));
     }
 
-    fn turn_until<T>(&mut self, check: impl Fn(&mut Programs) -> Option<T>) -> T {
+    pub(in crate::exec) fn turn_until<T>(
+        &mut self,
+        check: impl Fn(&mut Programs) -> Option<T>,
+    ) -> T {
         let begun = Instant::now();
         loop {
             if let Some(found) = check(&mut self.programs) {
@@ -49,7 +54,11 @@ impl Bench {
         self.programs.start(Order::new(arguments).unwrap(), reply);
     }
 
-    fn start(&mut self, script: &str, input: Option<&[u8]>) -> Result<i64, String> {
+    pub(in crate::exec) fn start(
+        &mut self,
+        script: &str,
+        input: Option<&[u8]>,
+    ) -> Result<i64, String> {
         self.submit(script, input);
         while !self.programs.starting.is_empty() {
             self.turn();
@@ -86,7 +95,7 @@ fn kill(pid: i64) {
     kill_process(pid, Signal::KILL).unwrap();
 }
 
-const LIMITS: Limits =
+pub(in crate::exec) const LIMITS: Limits =
     Limits { running: 2, records: 3, held: 1000, stream: 600, patience: Duration::from_secs(20) };
 
 #[test]
@@ -133,7 +142,7 @@ fn held_bytes_are_bounded_and_accounted_for() {
     // The older result gives way to the newer one.
     let second = bench.start(big, None).unwrap();
     let number = i32::try_from(second).unwrap();
-    bench.turn_until(|programs| programs.finished.contains(&number).then_some(()));
+    bench.turn_until(|programs| programs.finished.contains(&Finished::Plain(number)).then_some(()));
     assert!(bench.programs.status(first).is_err());
     let result = bench.result(second);
     assert_eq!(result.out_data.unwrap().0.len(), 600);
@@ -171,7 +180,7 @@ fn a_start_that_takes_too_long_is_answered_and_undone() {
     let text = "Failed to execute child process “/bin/sh” (Connection timed out)";
     assert_eq!(bench.started().unwrap_err(), text);
     bench.wait_for_finished(1);
-    let pid = bench.programs.finished[0];
+    let Finished::Plain(pid) = bench.programs.finished[0] else { panic!() };
     assert_eq!(bench.programs.status(pid.into()).unwrap().signal, Some(9));
     assert!(bench.programs.starting.is_empty());
 }

@@ -15,7 +15,7 @@ pub(super) struct Reply {
     value: Value,
 }
 
-/// What of a command's answer moves: numbers that are members with one of these names.
+/// What of a command's answer moves: numbers and lists that are members with one of these names.
 struct Moves {
     command: &'static str,
     members: &'static [&'static str],
@@ -142,7 +142,7 @@ impl Moves {
             Value::Object(members) => {
                 for (name, value) in members {
                     match value {
-                        Value::Number(_) if self.members.contains(&&**name) => {
+                        Value::Number(_) | Value::Array(_) if self.members.contains(&&**name) => {
                             *value = "moves".into();
                         }
                         _ => self.apply(value),

@@ -1,0 +1,145 @@
+//! What a request leaves behind: one line in the log, and one on record.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::Response;
+
+use super::access::is_public;
+use super::context::RequestContext;
+use super::error::ProblemNote;
+use crate::audit::{Audit, AuditResult, RequestRecord};
+use crate::principal::Principal;
+use crate::vm::VmId;
+
+/// Written when the request ends, also when the client hung up before the answer.
+pub(super) struct Trail(Option<Request>);
+
+struct Request {
+    method: Method,
+    uri: Uri,
+    context: Arc<RequestContext>,
+    /// Where it is put on record, if it is.
+    audit: Option<Audit>,
+    start: Instant,
+}
+
+impl Trail {
+    pub(super) fn start(
+        method: &Method,
+        uri: &Uri,
+        context: &Arc<RequestContext>,
+        audit: &Audit,
+    ) -> Self {
+        let recorded = !is_public(uri.path()) && audit.takes(!method.is_safe());
+        let audit = recorded.then(|| audit.clone());
+        // Without a reader, not even the path is copied.
+        let wanted = audit.is_some() || tracing::enabled!(tracing::Level::ERROR);
+        Self(wanted.then(|| Request {
+            method: method.clone(),
+            uri: uri.clone(),
+            context: context.clone(),
+            audit,
+            start: Instant::now(),
+        }))
+    }
+
+    pub(super) fn finish(mut self, response: &Response) {
+        if let Some(request) = self.0.take() {
+            let note = response.extensions().get::<ProblemNote>();
+            request.leave(Some(response.status()), note);
+        }
+    }
+}
+
+impl Drop for Trail {
+    fn drop(&mut self) {
+        if let Some(request) = self.0.take() {
+            request.leave(None, None);
+        }
+    }
+}
+
+impl Request {
+    fn leave(&self, status: Option<StatusCode>, note: Option<&ProblemNote>) {
+        let micros = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let vms = self.context.vms();
+        self.log(status, note, vms.first(), micros);
+        if let Some(audit) = &self.audit {
+            self.record(audit, status, note, &vms, micros);
+        }
+    }
+
+    fn log(
+        &self,
+        status: Option<StatusCode>,
+        note: Option<&ProblemNote>,
+        vm: Option<&VmId>,
+        micros: u64,
+    ) {
+        let Self { method, uri, context, .. } = self;
+        let (id, path) = (context.id.to_str().unwrap_or("-"), uri.path());
+        let principal = context.principal().map(Principal::as_str);
+        let vm = vm.map(VmId::as_str);
+        let lease = context.lease().map(crate::vm::LeaseId::as_str);
+        let command = context.command();
+        let code = note.map(|n| n.code.as_str());
+        let detail = note.and_then(|n| n.detail.as_deref());
+        macro_rules! line {
+            ($level:ident, $($text:tt)*) => {
+                tracing::$level!(
+                    request_id = id,
+                    principal,
+                    vm.id = vm,
+                    lease.id = lease,
+                    qga.command = command,
+                    micros,
+                    code,
+                    detail,
+                    $($text)*
+                )
+            };
+        }
+        match status {
+            None => line!(info, "{method} {path}: the client hung up before the answer"),
+            Some(status) if status == StatusCode::INTERNAL_SERVER_ERROR => {
+                line!(error, "{method} {path}: {}", status.as_u16());
+            }
+            Some(status) => line!(info, "{method} {path}: {}", status.as_u16()),
+        }
+    }
+
+    fn record(
+        &self,
+        audit: &Audit,
+        status: Option<StatusCode>,
+        note: Option<&ProblemNote>,
+        vms: &[VmId],
+        micros: u64,
+    ) {
+        let Self { method, uri, context, .. } = self;
+        if uri.query().is_some() {
+            // Unless a body came with it, which has been noted with it.
+            context.said(uri, b"");
+        }
+        let status = status.map(|status| status.as_u16());
+        audit.request(&RequestRecord {
+            time: SystemTime::now(),
+            kind: "request",
+            request_id: context.id.to_str().unwrap_or("-"),
+            principal: context.principal().map(Principal::as_str),
+            method: method.as_str(),
+            path: uri.path(),
+            vms,
+            lease_id: context.lease().map(crate::vm::LeaseId::as_str),
+            command: context.command(),
+            object: context.object(),
+            arguments: context.arguments(),
+            result: AuditResult::of(status),
+            status,
+            code: note.map(|note| note.code.as_str()),
+            micros,
+        });
+    }
+}
