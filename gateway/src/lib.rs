@@ -9,6 +9,7 @@ pub mod api;
 pub mod audit;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 mod metrics;
 pub mod principal;
 mod printable;
