@@ -26,6 +26,7 @@ mod external;
 mod fields;
 mod limits;
 mod locate;
+mod metrics;
 mod restart;
 mod secret;
 mod template;
@@ -43,6 +44,7 @@ use crate::vm::VmId;
 pub use external::ExternalFreeze;
 pub(crate) use fields::absolute_or_none;
 pub use limits::{Limits, Timeouts};
+pub use metrics::MetricsConfig;
 pub use secret::{NoCredentials, SecretFile};
 pub use template::{IdTemplate, LabelTemplate, PathTemplate};
 
@@ -75,6 +77,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long a command of each class may take before its caller gives up.
     pub timeouts: Timeouts,
+    /// What figures there are beyond those that cost nothing.
+    pub metrics: MetricsConfig,
 }
 
 impl Default for Config {
@@ -90,6 +94,7 @@ impl Default for Config {
             audit: AuditConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            metrics: MetricsConfig::default(),
         }
     }
 }

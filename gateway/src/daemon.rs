@@ -26,7 +26,7 @@ use crate::replies::Replies;
 use crate::rights::{Authority, Rules};
 use crate::server::{Inherited, Tcp, Unix, load_token, raise_descriptors, serve};
 use crate::store::{StateDir, Store};
-use crate::vm::{Leases, Registry, ShutdownReport, watch_external};
+use crate::vm::{Leases, Registry, ShutdownReport, refresh_guests, watch_external};
 use crate::watchdog;
 
 /// The signal of a restart: another gateway goes on with all leases.
@@ -58,6 +58,7 @@ pub async fn run(config: Config, file: &Path, inherited: Inherited) -> anyhow::R
     let registry = Registry::start(&config);
     let leases = Leases::load(&registry, store.clone())?;
     tokio::spawn(watch_external(registry.clone(), leases.clone()));
+    tokio::spawn(refresh_guests(registry.clone(), leases.clone()));
     tokio::spawn(audit.clone().follow(registry.events().clone()));
     let replies = Replies::load(&registry, store.clone())?;
     let front = api::front(State {

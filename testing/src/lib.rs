@@ -1,10 +1,12 @@
-//! What the tests of several crates share: skips that are seen, and where a `qemu-ga` is.
+//! What the tests of several crates share: skips that are seen, and where a `qemu-ga` is,
+//! and programs that end with their test.
 
 use std::env;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 
 /// Notes that a test does nothing because something is missing that a script of this repository
@@ -81,6 +83,16 @@ pub fn installed_stock_agent() -> Option<PathBuf> {
         unavailable("no installed qemu-ga, which this test runs in a root of its own");
     }
     found
+}
+
+/// A command whose program the kernel kills when the thread that starts it ends, so that a test that
+/// is killed leaves nothing behind. Its pid is the program's.
+pub fn tied(program: impl AsRef<OsStr>) -> Command {
+    let Some(setpriv) = self::program("setpriv") else { return Command::new(program) };
+    // setpriv execs, so no unsafe `pre_exec` is needed here.
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
 }
 
 /// Where a program is: in `PATH`, or where root's programs are.

@@ -10,7 +10,11 @@ mod case;
 mod check;
 mod clock;
 mod damage;
+mod disk;
 mod matrix;
 mod orchestrator;
 mod random;
 mod tear;
+
+pub(crate) use self::disk::SmallDisk;
+pub(crate) use self::matrix::may_unshare;

@@ -48,3 +48,5 @@ mod suspend;
 mod tap;
 #[cfg(test)]
 mod transcript;
+#[cfg(test)]
+mod vm_faults;

@@ -26,6 +26,7 @@ fn snapshot(kind: Kind) {
     fails_and_thaws(&mut served, &tool);
     is_no_good_when_somebody_else_thaws(&mut served, &tool);
     killed_it_leaves_the_thaw_to_the_lease(&mut served, &tool);
+    is_no_good_when_the_gateway_dies(&mut served, &tool);
 }
 
 /// The program, with what is the same in each of its runs.
@@ -176,5 +177,29 @@ fn killed_it_leaves_the_thaw_to_the_lease(served: &mut Served, tool: &Tool) {
     // What it has left in QEMU is no obstacle to the next one.
     assert!(tool.run(30, "true").status.success());
     assert_eq!(tool.left(), IMAGES);
+    assert_thawed(served);
+}
+
+/// The gateway is killed while the copies begin. The guest stays frozen for the lease's time at most;
+/// whoever asks the dead gateway whether the freeze holds has no snapshot.
+fn is_no_good_when_the_gateway_dies(served: &mut Served, tool: &Tool) {
+    tool.clear();
+    let kill = format!("kill -9 {}; sleep 1", served.gateway.pid());
+    let done = std::thread::scope(|scope| {
+        let tool = scope.spawn(|| tool.run(30, &kill));
+        until("the gateway's end", SOON, || served.gateway.ended()).unwrap();
+        // Long after the tool has asked it, which is after a second.
+        let dead = Instant::now();
+        let long = Duration::from_secs(3);
+        until("a while", SOON, || Ok((dead.elapsed() > long).then_some(()))).unwrap();
+        // Here, because a gateway ends with the thread that has started it.
+        served.gateway.start_again().unwrap();
+        tool.join().unwrap()
+    });
+    assert_eq!(done.status.code(), Some(1));
+    assert!(done.stdout.is_empty(), "a summary: {}", String::from_utf8_lossy(&done.stdout));
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(said.contains("the gateway does not answer, so nobody knows"), "{said}");
+    assert!(tool.left().is_empty(), "{:?}", tool.left());
     assert_thawed(served);
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::response::Response;
-use bytes::Bytes;
 use qga_proto::command::{
     AgentInfo, Command, CpuStats, DeviceInfo, Disk, DiskStatsInfo, FilesystemInfo,
     GuestGetCpustats, GuestGetDevices, GuestGetDisks, GuestGetDiskstats, GuestGetFsinfo,
@@ -15,7 +14,6 @@ use qga_proto::command::{
     GuestNetworkGetInterfaces, GuestNetworkGetRoute, HostName, LoadAverage, LogicalProcessor,
     MemoryBlock, MemoryBlockInfo, NetworkInterface, NetworkRoute, OsInfo, Right, Timezone, User,
 };
-use qga_proto::{ReplyError, ReplyText};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -28,7 +26,7 @@ use super::conditions::{Conditions, Freshness};
 use super::document::CALL_PROBLEMS;
 use super::error::{Code, Problem};
 use super::extract::Path;
-use crate::vm::{CallError, Snapshot};
+use crate::vm::{Snapshot, translate};
 
 /// A guest's clock, as `PUT` on the same path takes it.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -101,21 +99,6 @@ impl Vm {
         let read = self.handle.read(info, self.options(info), max_age, translate::<C, B>).await;
         read.map_err(|error| self.failed(info, error))
     }
-}
-
-/// Decoded and written anew: what the type does not know of is left out, so that a guest cannot say
-/// anything that the document does not.
-fn translate<C, B>(text: &ReplyText) -> Result<Bytes, CallError>
-where
-    C: Command,
-    B: From<C::Return> + Serialize,
-{
-    let bad = |reason: String| CallError::BadReply { reason };
-    let value = text.decode::<C>().map_err(|error| match error {
-        ReplyError::BadReply(reason) => bad(reason),
-        error => bad(error.to_string()),
-    })?;
-    serde_json::to_vec(&B::from(value)).map(Bytes::from).map_err(|error| bad(error.to_string()))
 }
 
 /// Declares the reads: path, command, what the answer is, and how one looks.

@@ -133,6 +133,11 @@ impl Store {
         self.0.push(|pending: &mut Pending| pending.note(key));
     }
 
+    /// As [`note`](Self::note), without waiting for others that could be written with it.
+    pub(crate) fn hasten(&self, key: Key) {
+        self.0.push(|pending: &mut Pending| pending.hasten(key));
+    }
+
     /// Has these records written together, as they read then, and waits for it. After an error
     /// they may be written later all the same, as they read by then.
     pub(crate) async fn sync(&self, keys: impl IntoIterator<Item = Key>) -> Result<(), Unwritable> {

@@ -63,6 +63,12 @@ impl Pending {
         self.since.get_or_insert_with(Instant::now);
     }
 
+    /// As [`note`](Self::note), at once.
+    pub(super) fn hasten(&mut self, key: Key) {
+        self.keys.insert(key);
+        self.since = Instant::now().checked_sub(GATHER).or(self.since);
+    }
+
     pub(super) fn sync(&mut self, keys: impl IntoIterator<Item = Key>, told: Told) {
         self.keys.extend(keys);
         self.waiting.push(told);

@@ -183,3 +183,9 @@ pub(super) type Reply = oneshot::Sender<Result<Lease, FreezeError>>;
 pub(super) fn torn_down() -> FreezeError {
     FreezeError::Call(CallError::Interrupted { reason: "the gateway is going down".into() })
 }
+
+/// What a task's callers are told when it has panicked. Another takes over.
+pub(super) fn defect() -> FreezeError {
+    let reason = "a defect of the gateway: see its log".into();
+    FreezeError::Call(CallError::Interrupted { reason })
+}

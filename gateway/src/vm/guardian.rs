@@ -136,6 +136,8 @@ struct Guardian {
     /// Those that were there when the guest was last seen frozen by this lease; `None`: never by
     /// this guardian.
     seen: Option<u64>,
+    /// Another guardian, or another run of the gateway, began this freeze.
+    resumed: bool,
     _pin: Pin,
 }
 
@@ -153,6 +155,7 @@ impl Guardian {
             frozen_at: None,
             disruptions,
             seen: Some(disruptions),
+            resumed: false,
             _pin: vm.pin(),
             vm,
         }
@@ -161,6 +164,7 @@ impl Guardian {
     /// Takes up what the table knows of a freeze that another guardian began.
     fn resume(&mut self) {
         self.seen = None;
+        self.resumed = true;
         let Some(member) = self.read(Clone::clone) else { return };
         self.facts = Facts {
             frozen: member.filesystems,

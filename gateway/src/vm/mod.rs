@@ -26,6 +26,7 @@ mod power;
 mod qmp;
 mod queue;
 mod reads;
+mod refresh;
 mod registry;
 mod session;
 mod settings;
@@ -61,6 +62,8 @@ pub use lease::{
 pub use link::{LinkState, LinkStatus};
 pub use power::PowerOrder;
 pub use reads::Snapshot;
+pub(crate) use reads::translate;
+pub use refresh::refresh_guests;
 pub use registry::Registry;
 pub use sock_table::Holder;
 pub(crate) use sock_table::SocketTable;

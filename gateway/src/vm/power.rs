@@ -5,8 +5,11 @@
 //!   call ── refused ─────────────────────────────────────────────▶ power.failed
 //!     │
 //!     └─ no word against it ──▶ watch ── the agent stops answering ─▶ power.done
+//!                                 ├──── after a reboot, it is in another boot ▶ power.done
 //!                                 └──── it still answers at the end ▶ power.failed
 //! ```
+
+mod boot;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -21,12 +24,16 @@ use super::VmId;
 use super::events::{Event, EventKind};
 use super::handle::{CallError, CallOptions, VmHandle};
 use crate::printable::printable;
+use boot::Boot;
 
 /// How often the agent is asked whether it is still there.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long an agent that is there may take to say so.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The mode after which a guest comes back by itself.
+const REBOOT: &str = "reboot";
 
 /// What a guest is told to do with itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,22 +90,23 @@ impl VmHandle {
         let (said, answer) = oneshot::channel();
         let vm = self.clone();
         tokio::spawn(async move {
+            let boot = if order.mode == REBOOT { Boot::of(&vm).await } else { None };
             let result = vm.call(arguments, options).await.map(drop);
             let sent = result.clone();
             // A caller that has gone changes nothing.
             let _ = said.send(result);
-            vm.follow(order, sent).await;
+            vm.follow(order, sent, boot).await;
         });
         let torn_down = || CallError::Interrupted { reason: "the gateway is going down".into() };
         answer.await.unwrap_or_else(|_| Err(torn_down()))
     }
 
-    async fn follow(&self, order: PowerOrder, sent: Result<(), CallError>) {
+    async fn follow(&self, order: PowerOrder, sent: Result<(), CallError>, boot: Option<Boot>) {
         let watches = &self.settings().power;
         let (number, replaced) = watches.begin(self.id());
         let outcome = match sent {
             Err(error) if !error.outcome_unknown() => Some(Err(printable(&error.to_string()))),
-            _ => replaced.run_until_cancelled(self.watch()).await,
+            _ => replaced.run_until_cancelled(self.watch(boot)).await,
         };
         watches.end(self.id(), number);
         // Of an order that another one replaced, nothing can be told.
@@ -114,7 +122,8 @@ impl VmHandle {
     }
 
     /// Looks until the agent is gone, and gives what shows it; or why it seems not to be going.
-    async fn watch(&self) -> Result<String, String> {
+    /// `boot`: the guest's before it was to reboot.
+    async fn watch(&self, boot: Option<Boot>) -> Result<String, String> {
         let bound = self.settings().limits().power_watch;
         let until = Instant::now() + bound;
         let disruptions = self.disruptions();
@@ -128,7 +137,14 @@ impl VmHandle {
                 return Ok(format!("its link is {}", printable(&status.to_string())));
             }
             if self.disruptions() != disruptions {
-                return Ok("its link broke".into());
+                let what = self.last_disruption().map(|what| printable(&what));
+                return Ok(what.unwrap_or_else(|| "its link broke".into()));
+            }
+            // It may be back already, in less time than anybody takes for silence.
+            if let Some(before) = &boot
+                && let Some(why) = Boot::of(self).await.and_then(|now| before.ended(&now))
+            {
+                return Ok(why.into());
             }
             // Nothing tells of a guest that restarts behind an open socket but its silence.
             let options =

@@ -19,8 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use qga_proto::ReplyText;
-use qga_proto::command::CommandInfo;
+use qga_proto::command::{Command, CommandInfo};
+use qga_proto::{ReplyError, ReplyText};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -208,6 +209,21 @@ impl VmHandle {
         let vm = Arc::downgrade(self.shared());
         Stamp { vm, changes: self.changes(), disruptions: self.disruptions() }
     }
+}
+
+/// Decoded and written anew: what the type does not know of is left out, so that a guest cannot say
+/// anything that the document does not.
+pub(crate) fn translate<C, B>(text: &ReplyText) -> Result<Bytes, CallError>
+where
+    C: Command,
+    B: From<C::Return> + Serialize,
+{
+    let bad = |reason: String| CallError::BadReply { reason };
+    let value = text.decode::<C>().map_err(|error| match error {
+        ReplyError::BadReply(reason) => bad(reason),
+        error => bad(error.to_string()),
+    })?;
+    serde_json::to_vec(&B::from(value)).map(Bytes::from).map_err(|error| bad(error.to_string()))
 }
 
 /// Whether what a guest said of itself may be otherwise after this command. Files are not told of

@@ -50,7 +50,7 @@ impl Registry {
     /// of the others are not touched, and a VM with a lease stays as it is until that has ended.
     /// `None` if the registry is closed.
     pub async fn reload(&self, config: &Config) -> Option<Reloaded> {
-        self.0.settings.reload(&config.limits, &config.timeouts);
+        self.0.settings.reload(config);
         let (done, report) = oneshot::channel();
         self.0.order.send((Plan::new(config), done)).await.ok()?;
         report.await.ok()

@@ -1,8 +1,9 @@
 //! What all VMs share, with the bounds that a reload of the configuration may change.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::capabilities::Interner;
 use super::events::Events;
@@ -16,6 +17,8 @@ use crate::metrics::{CommandFigures, FreezeFigures};
 pub(crate) struct Settings {
     limits: RwLock<Arc<Limits>>,
     timeouts: RwLock<Arc<Timeouts>>,
+    /// How often guests are asked for what the figures show; 0 for never.
+    pub(super) refresh: watch::Sender<Duration>,
     pub(crate) agents: Interner,
     pub(crate) events: Events,
     pub(crate) power: PowerWatches,
@@ -31,6 +34,7 @@ impl Settings {
         Arc::new(Self {
             limits: RwLock::new(Arc::new(config.limits.clone())),
             timeouts: RwLock::new(Arc::new(config.timeouts.clone())),
+            refresh: watch::Sender::new(config.metrics.refresh),
             agents: Interner::default(),
             events: Events::new(&config.limits),
             power: PowerWatches::default(),
@@ -50,7 +54,10 @@ impl Settings {
         self.timeouts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn reload(&self, limits: &Limits, timeouts: &Timeouts) {
+    pub(super) fn reload(&self, config: &Config) {
+        let Config { limits, timeouts, metrics, .. } = config;
+        self.refresh
+            .send_if_modified(|now| std::mem::replace(now, metrics.refresh) != metrics.refresh);
         let (limits, timeouts) = (Arc::new(limits.clone()), Arc::new(timeouts.clone()));
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
         *self.timeouts.write().unwrap_or_else(PoisonError::into_inner) = timeouts;

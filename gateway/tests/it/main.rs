@@ -9,6 +9,8 @@ mod process;
 #[cfg(test)]
 mod scripted;
 #[cfg(test)]
+mod state_files;
+#[cfg(test)]
 mod systemd;
 #[cfg(test)]
 mod vm;

@@ -3,8 +3,10 @@
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
+
+use qga_testing::tied;
 
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -14,7 +16,7 @@ fn start(dir: &Path, stderr: Stdio) -> Child {
     let state = dir.join("state");
     let text = format!("state_dir = {state:?}\n[listen]\nunix = {unix:?}\n");
     std::fs::write(&config, text).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_qga-gateway"))
+    tied(env!("CARGO_BIN_EXE_qga-gateway"))
         .arg("--config")
         .arg(config)
         .env("RUST_LOG", "trace")
@@ -111,7 +113,7 @@ fn hangup_takes_a_good_file_over_and_leaves_things_as_they_were_with_a_bad_one()
     let (state, unix) = (dir.path().join("state"), dir.path().join("api.sock"));
     let listen = format!("state_dir = {state:?}\n[listen]\nunix = {unix:?}\n");
     std::fs::write(&config, &listen).unwrap();
-    let mut gateway = Command::new(env!("CARGO_BIN_EXE_qga-gateway"))
+    let mut gateway = tied(env!("CARGO_BIN_EXE_qga-gateway"))
         .arg("--config")
         .arg(&config)
         .env("NOTIFY_SOCKET", dir.path().join("notify"))
@@ -144,4 +146,40 @@ fn hangup_takes_a_good_file_over_and_leaves_things_as_they_were_with_a_bad_one()
     assert_eq!(told().trim(), "READY=1");
     assert_eq!(ask(dir.path()), "HTTP/1.1 200 OK");
     stops(gateway);
+}
+
+/// Set for the test below where it is to be killed.
+const VICTIM: &str = "QGA_TEST_IS_A_VICTIM";
+
+#[test]
+fn a_killed_test_leaves_no_gateway_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    if let Some(dir) = std::env::var_os(VICTIM) {
+        let mut gateway = start(dir.as_ref(), Stdio::null());
+        ask(dir.as_ref());
+        println!("\ngateway {}", gateway.id());
+        gateway.wait().unwrap();
+    }
+    let mut test = tied(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", "process::a_killed_test_leaves_no_gateway_behind"])
+        .env(VICTIM, dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = io::BufRead::lines(io::BufReader::new(test.stdout.take().unwrap()));
+    let line = lines.find_map(|line| line.unwrap().strip_prefix("gateway ").map(str::to_owned));
+    let gateway = Path::new("/proc").join(line.unwrap());
+    assert!(gateway.exists());
+    test.kill().unwrap();
+    test.wait().unwrap();
+    let end = Instant::now() + BOUND;
+    // Whoever inherits it may be slow to reap it.
+    let runs = || {
+        let stat = std::fs::read_to_string(gateway.join("stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    while runs() {
+        assert!(Instant::now() < end, "the gateway outlives its test");
+        std::thread::yield_now();
+    }
 }

@@ -84,18 +84,32 @@ impl HookProcess {
     fn running(&self) -> Option<Running> {
         let mut text = String::new();
         File::open(&self.path).ok()?.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+        let noted = Noted::parse(&text)?;
+        Some(Running {
+            process: predecessor::find(&format!("{} {}", noted.pid, noted.ticks))?,
+            // `find` has looked at it.
+            pid: Pid::from_raw(noted.pid)?,
+            thaws: noted.argument == "thaw",
+            started: Duration::from_millis(noted.ticks.saturating_mul(1000 / USER_HZ)),
+        })
+    }
+}
+
+/// What stands in the file.
+#[derive(Debug, PartialEq, Eq)]
+struct Noted<'a> {
+    argument: &'a str,
+    pid: i32,
+    /// When it started, in clock ticks since the boot.
+    ticks: u64,
+}
+
+impl<'a> Noted<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
         let (argument, stat) = text.split_once(' ')?;
         let (pid, _) = stat.split_once(' ')?;
-        let ticks = predecessor::start_time_in(stat)?;
-        let process = predecessor::find(&format!("{pid} {ticks}"))?;
-        let ticks: u64 = ticks.parse().ok()?;
-        Some(Running {
-            // `find` has looked at it.
-            pid: Pid::from_raw(pid.parse().ok()?)?,
-            process,
-            thaws: argument == "thaw",
-            started: Duration::from_millis(ticks.saturating_mul(1000 / USER_HZ)),
-        })
+        let ticks = predecessor::start_time_in(stat)?.parse().ok()?;
+        Some(Self { argument, pid: pid.parse().ok().filter(|pid| *pid > 0)?, ticks })
     }
 }
 
@@ -125,4 +139,34 @@ pub(super) fn write_down(file: &OwnedFd) {
     };
     let Ok(length) = rustix::io::read(&from, &mut stat[..]) else { return };
     let _ = rustix::io::write(file, &stat[..length]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::{corpus, fuzz};
+
+    #[test]
+    fn a_record_names_the_hook_whatever_its_program_is_called() {
+        let read = |name: &str| {
+            let (_, bytes) = corpus("hook").into_iter().find(|(file, _)| file == name).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        let freeze = Noted { argument: "freeze", pid: 4711, ticks: 123_456 };
+        assert_eq!(Noted::parse(&read("freeze")), Some(freeze));
+        let thaw = Noted { argument: "thaw", pid: 99, ticks: 18 };
+        assert_eq!(Noted::parse(&read("thaw-strange-name")), Some(thaw));
+        for cut in ["", "freeze", "freeze ", "freeze 1", "thaw -5 (a) S 1 2"] {
+            assert_eq!(Noted::parse(cut), None, "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_stands_there_nothing_panics() {
+        fuzz("hook", |bytes| {
+            if let Ok(text) = std::str::from_utf8(bytes) {
+                let _ = Noted::parse(text);
+            }
+        });
+    }
 }

@@ -5,6 +5,8 @@
 //! ```
 
 mod clock;
+mod inside;
+mod sleep;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -54,6 +56,14 @@ enum Role {
         /// Where everything goes.
         dir: PathBuf,
     },
+    /// Freezes, and suspends the machine that it runs on.
+    #[command(hide = true)]
+    Sleep {
+        /// The gateway's program.
+        gateway: PathBuf,
+        /// Where everything goes.
+        dir: PathBuf,
+    },
 }
 
 fn main() -> Result<()> {
@@ -61,6 +71,7 @@ fn main() -> Result<()> {
     match &arguments.role {
         Some(Role::Listen) => return sim::listen_on_stdin(),
         Some(Role::JumpClock { gateway, dir }) => return clock::run(gateway, dir),
+        Some(Role::Sleep { gateway, dir }) => return sleep::run(gateway, dir),
         None => {}
     }
     let dir = arguments.dir.context("--dir is missing")?;

@@ -1,9 +1,8 @@
 //! One gateway and its machines, for one case.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use qga_e2e::{Gateway, Rest, until};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::disk::SmallDisk;
 use crate::fleet::{SOON, id, listener};
 
 /// How long a freeze may take, hold, and hold beyond that by the guest's own deadline.
@@ -23,8 +23,6 @@ pub(super) const GUEST_MARGIN: u64 = 2;
 const CONFIG: &str = "[limits]\nsync_seconds = 1\nbackoff_max_seconds = 1\norphan_seconds = 4\n\
     connect_wait_seconds = 1\n[timeouts]\nsession_seconds = 1\nfreeze_seconds = 2\n\
     thaw_seconds = 3\nother_seconds = 2\n";
-/// The disk of the gateway's state, and how much of it the gateway finds taken at its start.
-const DISK: &str = "8m";
 
 /// A case's gateway and machines. Whoever would take longer than the case lives in here.
 pub(super) struct Bed {
@@ -34,6 +32,7 @@ pub(super) struct Bed {
     pub(super) strangers: Mutex<Vec<Machine>>,
     fleet: Fleet,
     blueprint: Blueprint,
+    disk: SmallDisk,
     dir: TempDir,
     /// Changes of the past that the checker should know.
     pub(super) down: Mutex<Duration>,
@@ -62,9 +61,8 @@ impl Bed {
             .collect();
         let vms: Vec<_> =
             machines.iter().map(|machine| (id(machine), machine.socket().to_owned())).collect();
-        let state = dir.path().join("state");
-        fs::create_dir(&state).unwrap();
-        let wrapper = if small_disk { disk_of_its_own(&state) } else { Vec::new() };
+        let disk = SmallDisk::at(dir.path().join("state"));
+        let wrapper = if small_disk { disk.wrapper() } else { Vec::new() };
         let gateway =
             Gateway::start_wrapped(program, dir.path(), CONFIG, &vms, wrapper).expect("a gateway");
         let bed = Self {
@@ -73,6 +71,7 @@ impl Bed {
             strangers: Mutex::default(),
             fleet,
             blueprint,
+            disk,
             dir,
             down: Mutex::default(),
         };
@@ -133,26 +132,11 @@ impl Bed {
 
     /// Takes what is left of the disk for the gateway's state.
     pub(super) fn fill_disk(&self) {
-        let mut file = File::create(self.filler()).unwrap();
-        let block = vec![0; 1 << 16];
-        while file.write_all(&block).is_ok() {}
-        for byte in block.chunks(512) {
-            if file.write_all(byte).is_err() {
-                break;
-            }
-        }
+        self.disk.fill(self.gateway().pid());
     }
 
     pub(super) fn free_disk(&self) {
-        // It is there only in the cases that filled it.
-        let _ = fs::remove_file(self.filler());
-    }
-
-    /// In the gateway's mount namespace.
-    fn filler(&self) -> PathBuf {
-        let root = PathBuf::from(format!("/proc/{}/root", self.gateway().pid()));
-        let state = self.dir.path().join("state/filler");
-        root.join(state.strip_prefix("/").unwrap())
+        self.disk.free(self.gateway().pid());
     }
 
     /// Another VM, frozen by its own people, takes the place of that one.
@@ -167,14 +151,4 @@ impl Bed {
     fn gateway(&self) -> MutexGuard<'_, Gateway> {
         self.gateway.lock().unwrap()
     }
-}
-
-/// Runs the gateway where its state is a small filesystem in memory.
-fn disk_of_its_own(state: &Path) -> Vec<OsString> {
-    let script =
-        format!("mount -t tmpfs -o size={DISK},mode=700 none {} && exec \"$@\"", state.display());
-    let mut wrapper: Vec<OsString> =
-        ["unshare", "--mount", "sh", "-c"].map(OsString::from).to_vec();
-    wrapper.extend([script.into(), "sh".into()]);
-    wrapper
 }

@@ -34,8 +34,15 @@ remained; with several, which one depends on what comes first. The orchestrator 
 seconds and, up to *renewal in flight*, leaves the thaw to the lease's time.
 
 A wall clock that jumps by a day or by ten years, forwards or back, moves no deadline and spoils no
-verdict, at the lease's expiry or at a thaw that is asked for. Only a VM's clock may be set so; the
-gateway and its guests run in one for that (`faults::clock`).
+verdict: while a lease holds, before a thaw that is asked for, and while a freeze, a renewal, a thaw
+or a group's freeze is in flight. A host that is suspended thaws what is overdue when it wakes up, and
+nothing else. Only a VM's clock may be set so, and only a VM be put to sleep; the gateway and its
+guests run in one for that (`faults::clock`).
+
+`vm_faults` repeats a chosen set with both agents in real VMs, where the guest's kernel is asked
+whether it stands still: replies lost and late, an agent that is stopped or killed, a full disk, a
+gateway killed and picked up or left dead, a filesystem thawed and frozen again behind the agent, a
+reset, QEMU killed, and another, frozen VM at the socket.
 ";
 
 struct Done {
@@ -139,7 +146,7 @@ fn promises(outcome: &str) -> bool {
 }
 
 /// Whether this process may make mount and time namespaces.
-fn may_unshare() -> bool {
+pub(crate) fn may_unshare() -> bool {
     let tried = std::process::Command::new("unshare")
         .args(["--mount", "--time", "--boottime", "1", "true"])
         .output();

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::supervise::{Start, spawn};
 use super::table::Table;
-use super::{Control, FreezeError, FreezeRequest, Reply, torn_down};
+use super::{Control, FreezeError, FreezeRequest, Reply, defect, torn_down};
 use crate::metrics::WriteFigures;
 use crate::principal::Principal;
 use crate::store::{Kind, LoadError, Records, Store};
@@ -356,8 +356,12 @@ impl Leases {
         {
             return result;
         }
-        // The keeper ended meanwhile.
-        self.get(id).filter(Lease::ended).ok_or(FreezeError::NotFound)
+        // The keeper ended meanwhile; or it panicked, and another takes over.
+        match self.get(id) {
+            Some(lease) if lease.ended() => Ok(lease),
+            Some(_) => Err(defect()),
+            None => Err(FreezeError::NotFound),
+        }
     }
 }
 

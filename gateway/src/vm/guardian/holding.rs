@@ -137,7 +137,13 @@ impl Guardian {
             }
             // A thaw may have left before the gateway was started anew, and a freeze may not.
             Seen::Thawed => {
-                self.facts.found_thawed = self.facts.frozen.is_some() && !self.thawing.sent;
+                let by_others = !self.thawing.sent && (self.leased() || !self.resumed);
+                self.facts.found_thawed = self.facts.frozen.is_some() && by_others;
+                if !by_others && !self.thawing.sent {
+                    let why = "found thawed after the gateway was started anew: by somebody else, \
+                               or by a thaw that had just left";
+                    self.change(|member| member.note(why.into()));
+                }
             }
             Seen::ByUs(thawed) => self.facts.ended = Some(thawed),
             Seen::ByOthers(why) => {

@@ -3,8 +3,8 @@
 use std::io;
 
 use qga_proto::command::{
-    Command as _, CommandInfo, FsfreezeStatus, GuestFsfreezeStatus, GuestFsfreezeThaw, GuestInfo,
-    XFsfreezeFreeze, XFsfreezeThaw,
+    Command as _, CommandInfo, FreezeState, FsfreezeStatus, GuestFsfreezeStatus, GuestFsfreezeThaw,
+    GuestInfo, XFsfreezeFreeze, XFsfreezeReport, XFsfreezeThaw,
 };
 use qga_proto::{Call, CallId, ClientEvent, ReplyError, ReplyText};
 use tokio::time::Instant;
@@ -162,6 +162,9 @@ impl Session<'_> {
 
     fn answer(&mut self, pending: Pending, result: Result<ReplyText, ReplyError>) {
         let Work::Call { info, reply_cap, .. } = &pending.work else { return };
+        // Whether the guest is frozen is open, then.
+        let unanswered = !matches!(result, Ok(_) | Err(ReplyError::Agent(_)));
+        self.wants.status |= unanswered && (info.is_freeze() || info.is_thaw());
         let outcome = match &result {
             // Silence is what was asked for.
             Err(error) if !matches!(error, ReplyError::Agent(_)) && pending.silent_success() => {
@@ -223,6 +226,15 @@ impl Session<'_> {
             }
             name if name == GuestFsfreezeStatus::INFO.name => {
                 text.decode::<GuestFsfreezeStatus>().ok()
+            }
+            name if name == XFsfreezeReport::INFO.name => {
+                match text.decode::<XFsfreezeReport>().ok().map(|report| report.state) {
+                    Some(FreezeState::Thawed) => Some(FsfreezeStatus::Thawed),
+                    Some(FreezeState::Frozen | FreezeState::Thawing) => {
+                        Some(FsfreezeStatus::Frozen)
+                    }
+                    Some(FreezeState::Freezing) | None => None,
+                }
             }
             _ => None,
         };

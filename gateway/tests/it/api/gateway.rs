@@ -10,7 +10,7 @@ use qga_gateway::replies::Replies;
 use qga_gateway::rights::{Authority, Rules};
 use qga_gateway::server::{Tcp, Unix, load_token, serve};
 use qga_gateway::store::Store;
-use qga_gateway::vm::{Leases, LinkState, Registry, VmHandle, watch_external};
+use qga_gateway::vm::{Leases, LinkState, Registry, VmHandle, refresh_guests, watch_external};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -88,6 +88,7 @@ impl Gateway {
         let store = Store::in_memory();
         let leases = Leases::load(&registry, store.clone()).unwrap();
         tokio::spawn(watch_external(registry.clone(), leases.clone()));
+        tokio::spawn(refresh_guests(registry.clone(), leases.clone()));
         tokio::spawn(audit.clone().follow(registry.events().clone()));
         let (stopping, tracker) = (CancellationToken::new(), TaskTracker::new());
         let front = api::front(State {

@@ -291,6 +291,36 @@ async fn whatever_a_guest_calls_its_filesystems_the_scrape_stays_whole() {
 }
 
 #[tokio::test]
+async fn guests_are_asked_by_the_gateway_itself_where_that_is_configured() {
+    let gateway = Gateway::configured(agent(), "[metrics]\nrefresh_seconds = 0.05").await;
+    gateway.wait_for(LinkState::Ready).await;
+    let asked = |times| {
+        let agent = gateway.agent.clone();
+        async move {
+            while agent.times("guest-get-load") < times {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::time::timeout(super::gateway::BOUND, asked(2)).await.expect("in time");
+    let scrape = Scrape::of(gateway.ask("GET", "/metrics")).await;
+    assert_eq!(scrape.get("qga_guest_load{vm=\"vm\",window=\"1m\"}"), 0.5);
+    assert_eq!(scrape.get("qga_guest_filesystems{vm=\"vm\"}"), 2.0);
+    // Held by a lease, it is left in peace; its answers from before are still shown.
+    gateway.ask("POST", "/vms/vm/fsfreeze").json(&json!({})).send().await.expect(201);
+    let frozen = Scrape::of(gateway.ask("GET", "/metrics")).await;
+    assert!(frozen.has("qga_guest_load{vm=\"vm\""));
+    let failed = |scrape: &Scrape| {
+        let of = |(name, _): &(&String, &f64)| {
+            name.starts_with("qga_command_outcomes_total{command=\"guest-get")
+                && !name.contains("outcome=\"ok\"")
+        };
+        scrape.samples.iter().filter(of).map(|(_, count)| count).sum::<f64>()
+    };
+    assert_eq!(failed(&frozen), 0.0, "{}", frozen.text);
+}
+
+#[tokio::test]
 async fn bad_answers_and_made_up_commands_are_counted() {
     let agent = Agent::default()
         .with("guest-get-load", Quirk::Value(json!("no")))

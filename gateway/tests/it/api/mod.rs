@@ -1,5 +1,6 @@
 mod access;
 mod agent;
+mod alerts;
 mod audit;
 mod bad_agent;
 mod calls;

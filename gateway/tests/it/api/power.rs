@@ -52,6 +52,26 @@ async fn one_that_stops_answering_is_done_too() {
 }
 
 #[tokio::test]
+async fn one_that_is_back_before_anybody_misses_it_is_known_by_its_boot() {
+    let cpu = |idle: u64| {
+        let times = json!({"type": "linux", "cpu": 0, "user": 5, "nice": 0, "system": 5});
+        let mut times = times;
+        times["idle"] = json!(idle);
+        json!([times])
+    };
+    let agent = Agent::default()
+        .with("guest-get-cpustats", Quirk::values([cpu(900_000), cpu(900_100), cpu(700)]));
+    let gateway = Gateway::with(agent).await;
+    gateway.known().await;
+    let mut events = follow(&gateway).await;
+    order(&gateway, "shutdown", "reboot").await.expect(202);
+    let event = events.event().await;
+    check(&event, "power.done", "shutdown", "reboot");
+    assert!(event["data"]["evidence"].as_str().unwrap().contains("from nought"), "{event}");
+    assert_eq!(gateway.agent.times("guest-get-cpustats"), 3);
+}
+
+#[tokio::test]
 async fn one_that_stays_has_failed_and_so_has_one_that_refuses() {
     let more = "[limits]\npower_watch_seconds = 0.2\n";
     let gateway = Gateway::configured(Agent::default(), more).await;

@@ -1,7 +1,7 @@
 //! Chardevs in client mode: the gateway listens, QEMU connects.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use qga_gateway::vm::{CallError, LinkState, Registry, VmHandle};
 use tempfile::tempdir;
@@ -113,7 +113,7 @@ async fn a_real_qemu_connects() {
     let path = dir.path().join("a.sock");
     let (_registry, vm) = listening(&path);
     eventually("it listens", || path.exists()).await;
-    let mut command = Command::new(program);
+    let mut command = qga_testing::tied(program);
     command.args(["-M", "none", "-nodefaults", "-display", "none", "-chardev"]);
     command.arg(format!("socket,id=qga,path={},server=off,reconnect=1", path.display()));
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("QEMU starts");

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use qga_gateway::vm::{CallError, LinkState, Registry, VmId};
@@ -200,7 +200,7 @@ impl Qemu {
             qga_testing::unavailable("no qemu-system-x86_64");
             return None;
         };
-        let mut command = Command::new(program);
+        let mut command = qga_testing::tied(program);
         command.args(["-M", "none", "-nodefaults", "-display", "none", "-name"]).arg(name);
         let chardev = format!("socket,id=qga,path={},server=on,wait=off", socket.display());
         command.arg("-chardev").arg(chardev).stdout(Stdio::null()).stderr(Stdio::null());

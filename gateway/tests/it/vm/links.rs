@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use qga_gateway::vm::{CallError, LinkState, Registry};
@@ -265,7 +265,7 @@ impl Listener {
         let state = path.with_extension("state");
         let text = format!("state_dir = {state:?}\n[listen]\nunix = {path:?}\n");
         std::fs::write(&config, text).expect("write");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qga-gateway"));
+        let mut command = qga_testing::tied(env!("CARGO_BIN_EXE_qga-gateway"));
         command.arg("--config").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
         Self(command.spawn().expect("starts"))
     }

@@ -1,7 +1,7 @@
 //! What a guest can make the gateway hold in memory, seen on a process of its own.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use tempfile::tempdir;
 
@@ -22,7 +22,7 @@ impl Process {
             dir.join("api.sock"),
         );
         std::fs::write(&config, text).expect("write");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qga-gateway"));
+        let mut command = qga_testing::tied(env!("CARGO_BIN_EXE_qga-gateway"));
         command.arg("--config").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
         Self(command.spawn().expect("starts"))
     }

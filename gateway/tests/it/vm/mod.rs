@@ -2,8 +2,10 @@
 //! answer as told, and the real `qemu-ga`.
 
 mod client_mode;
+mod defects;
 mod discovery;
 mod fake;
+mod groups;
 mod hostile;
 mod keepalive;
 mod leased;
@@ -19,6 +21,7 @@ mod reload;
 mod repeats;
 mod restarts;
 mod thaws;
+mod wire;
 
 use std::path::Path;
 use std::time::Duration;

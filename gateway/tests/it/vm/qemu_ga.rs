@@ -1,7 +1,7 @@
 //! The real `qemu-ga`. Never a freeze: it would freeze the machine that runs this test.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use qga_gateway::vm::{CallError, LinkState};
 use qga_proto::base64::Base64Text;
@@ -17,7 +17,7 @@ pub(crate) struct Agent(Child);
 
 impl Agent {
     pub(crate) fn start(program: &Path, socket: &Path, state: &Path) -> Self {
-        let child = Command::new(program)
+        let child = qga_testing::tied(program)
             .args(["-m", "unix-listen", "-p"])
             .arg(socket)
             .arg("-t")

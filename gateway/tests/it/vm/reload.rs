@@ -4,11 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use qga_gateway::principal::Principal;
-use qga_gateway::vm::{CallError, Leases, LinkState, Registry, Reloaded, Verdict, VmHandle, VmId};
+use qga_gateway::vm::{
+    CallError, Leases, LinkState, Registry, Reloaded, Verdict, VmHandle, VmId, watch_external,
+};
+use qga_proto::command::GuestFsfreezeStatus;
 use tempfile::tempdir;
 
 use super::fake::{Act, Guest};
-use super::{QUICK, eventually, parse, ping, recovers, request, until};
+use super::{QUICK, eventually, parse, ping, reaches, recovers, request, until};
 
 fn vm(id: &str, socket: &Path, more: &str) -> String {
     format!("[[vm]]\nid = \"{id}\"\nsocket = {socket:?}\n{more}\n")
@@ -90,6 +93,35 @@ async fn a_vm_with_a_lease_is_kept_until_that_has_ended() {
     assert_eq!(gone.truth().connections, 1);
     recovers(&registry.get(&id("changed")).expect("there")).await;
     assert_eq!(changed.truth().connections, 2);
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_foreign_freeze_is_taken_over() {
+    let dir = tempdir().expect("tempdir");
+    let path = dir.path().join("a");
+    let guest = Guest::start(&path);
+    guest.change(|truth| truth.frozen = true);
+    let with = |setting: &str| {
+        format!("{QUICK}{}", vm("a", &path, &format!("external_freeze = \"{setting}\"")))
+    };
+    let registry = Registry::start(&parse(&with("report")));
+    let leases = Leases::new(&registry);
+    tokio::spawn(watch_external(registry.clone(), leases.clone()));
+    until(&registry.get(&id("a")).expect("there"), LinkState::Frozen).await;
+    assert_eq!(leases.list().len(), 0);
+    assert_eq!(reload(&registry, &with("thaw-after=0.1")).await.changed, 1);
+    eventually("thawed", || !guest.truth().frozen).await;
+    eventually("on record", || leases.list().iter().any(|lease| lease.ended())).await;
+    // And back: the next one is only told of.
+    reload(&registry, &with("report")).await;
+    let a = registry.get(&id("a")).expect("there");
+    until(&a, LinkState::Ready).await;
+    guest.change(|truth| truth.frozen = true);
+    a.call(GuestFsfreezeStatus {}, super::quick()).await.expect("says frozen");
+    until(&a, LinkState::Frozen).await;
+    let thawed = reaches(&a, |link| link.state != LinkState::Frozen);
+    assert!(tokio::time::timeout(Duration::from_millis(400), thawed).await.is_err());
+    assert_eq!(guest.ran("guest-fsfreeze-thaw"), 1);
 }
 
 #[tokio::test]

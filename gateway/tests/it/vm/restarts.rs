@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use redb::ReadableTable as _;
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 use tokio::time::timeout;
@@ -37,7 +38,7 @@ fn vm(dir: &Path) -> String {
 fn spawn(dir: &Path) -> Child {
     let _ = std::fs::remove_file(dir.join("api.sock"));
     // A write beyond a limit on files is an error then, and does not end the process.
-    let mut command = Command::new("sh");
+    let mut command = qga_testing::tied("sh");
     command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_qga-gateway")]);
     command.arg("--config").arg(dir.join("config.toml")).stdout(Stdio::null());
     let log = std::fs::File::options().create(true).append(true).open(dir.join("log"));
@@ -301,6 +302,56 @@ async fn a_held_lease_keeps_its_deadline_over_a_restart() {
     assert_eq!(lease["thaw_cause"], "expired");
     assert!(lease["thawed_at"].as_str() >= lease["expires_at"].as_str(), "{lease}");
     assert!(!guest.truth().frozen);
+}
+
+/// Changes the records of leases on disk.
+fn rewrite(dir: &Path, change: impl Fn(&mut Value)) {
+    let table = redb::TableDefinition::<&str, &[u8]>::new("leases");
+    let database = redb::Database::open(dir.join("state/state.redb")).expect("opens");
+    let transaction = database.begin_write().expect("writes");
+    {
+        let mut table = transaction.open_table(table).expect("a table");
+        let row = |row: Result<(redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, &[u8]>), _>| {
+            let (id, record) = row.expect("a row");
+            let record: Value = serde_json::from_slice(record.value()).expect("JSON");
+            (id.value().to_owned(), record)
+        };
+        let rows: Vec<(String, Value)> = table.iter().expect("rows").map(row).collect();
+        for (id, mut record) in rows {
+            change(&mut record["lease"]);
+            let record = serde_json::to_vec(&record).expect("JSON");
+            table.insert(&*id, &*record).expect("inserts");
+        }
+    }
+    transaction.commit().expect("commits");
+}
+
+#[tokio::test]
+async fn after_a_boot_of_the_host_a_guest_is_asked_and_then_thawed() {
+    for named in [false, true] {
+        let (mut gateway, guest) = pair(named).await;
+        let mut boot = async |thawed: bool| {
+            let lease = gateway.freeze(json!({"ttl_seconds": 3600})).await;
+            gateway.kill();
+            rewrite(gateway.dir.path(), |lease| lease["host_boot"] = json!("another"));
+            guest.change(|truth| truth.frozen &= !thawed);
+            let asked = guest.truth().ran.len();
+            gateway.start_again().await;
+            let lease = gateway.lease(&id(&lease), ended).await;
+            (lease, guest.truth().ran.split_off(asked))
+        };
+        let (lease, ran) = boot(false).await;
+        assert_eq!((&lease["state"], &lease["thaw_cause"]), (&json!("thawed"), &json!("expired")));
+        assert!(!guest.truth().frozen);
+        let first = |part: &str| ran.iter().position(|name| name.contains(part));
+        let question = if named { "report" } else { "status" };
+        assert!(first(question).is_some() && first(question) < first("-thaw"), "{ran:?}");
+        if !named {
+            let (lease, ran) = boot(true).await;
+            assert_eq!(lease["verdict"], "unknown", "its own, or not: {lease}");
+            assert!(!ran.iter().any(|name| name.contains("-thaw")), "found thawed: {ran:?}");
+        }
+    }
 }
 
 async fn signalled(gateway: &mut Gateway, signal: rustix::process::Signal) {

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use qga_gateway::principal::Principal;
 use qga_gateway::vm::{
-    CallError, FreezeError, FreezeRequest, LeaseState, LinkState, ThawCause, Verdict,
+    CallError, FreezeError, FreezeRequest, LeaseState, Leases, LinkState, ThawCause, Verdict,
 };
 use qga_proto::command::FsfreezeStatus;
 use qga_proto::{Outcome, QgaError};
 
-use super::fake::Act;
+use super::fake::{Act, Guest};
+use super::leased::Named;
 use super::leases::{Frame, request};
 use super::{QUICK, eventually, until};
 
@@ -96,6 +98,28 @@ async fn our_own_thaw_whose_answer_is_lost_is_nobody_elses() {
         ended.members[0].evidence
     );
     let _ = thaw.await.expect("no panic");
+}
+
+/// An agent that knows the lease says in its report what became of the thaw; nobody asks for a
+/// status then.
+#[tokio::test]
+async fn a_link_does_not_stay_frozen_after_a_thaw_whose_answer_was_lost() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("a");
+    let guest = Guest::start(&path);
+    guest.change(|truth| truth.named = Some(Named::default()));
+    let (registry, vm) = super::one(&path);
+    super::ready(&vm).await;
+    let leases = Leases::new(&registry);
+    let lease = leases.freeze(&vm, request(), Principal::unix(0)).await.expect("freezes");
+    let mut thaws = 0;
+    guest.rule(move |name| {
+        thaws += usize::from(name == "x-guest-fsfreeze-thaw");
+        if name == "x-guest-fsfreeze-thaw" && thaws == 1 { Act::Lose } else { Act::Normal }
+    });
+    let ended = leases.thaw(&lease.id).await.expect("thaws");
+    assert_eq!(ended.verdict, Some(Verdict::Held), "{:?}", ended.members[0].evidence);
+    assert_eq!(vm.link().state, LinkState::Ready, "{}", vm.link());
 }
 
 #[tokio::test]

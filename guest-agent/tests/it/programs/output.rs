@@ -146,7 +146,8 @@ fn output_ends_when_nobody_holds_it_any_more() {
     let bed = Bed::new();
     let agent = bed.start();
     let mut client = agent.connect();
-    let script = "(read line <&3; echo late) 3<&0 & echo early; exit 5";
+    // In the background its standard input would be /dev/null.
+    let script = "exec 3<&0; (read line <&3; echo late) & echo early; exit 5";
     let handle = start(&mut client, &XExecStart { keep_stdin: Some(true), ..sh(script) });
     let end = news(&mut client, Known { handle, end: Some(true), ..Known::default() });
     assert_eq!((end.exitcode, end.stdout.unwrap().eof), (Some(5), false));

@@ -82,7 +82,8 @@ impl Keeper {
             lease.thaw_cause = Some(cause);
             lease.order
         });
-        self.table.note(&self.id);
+        // A gateway that dies with its thaw under way is to know that it was its own.
+        self.table.hasten(&self.id);
         order == Some(lease::Order::Sequential)
     }
 

@@ -8,8 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Keeper;
 use crate::vm::boottime::BootTime;
-use crate::vm::call::CallError;
-use crate::vm::freeze::{Control, FreezeError, Reply, Unwritten, torn_down, transitions};
+use crate::vm::freeze::{Control, FreezeError, Reply, Unwritten, defect, torn_down, transitions};
 use crate::vm::guardian::{Begin, Froze, Order};
 use crate::vm::lease::{self, Lease, LeaseId, LeaseState, ThawCause};
 
@@ -97,6 +96,7 @@ impl Keeper {
                 asked = asking.next() => match asked {
                     Some((_, Ok(Ok(())))) => {}
                     Some((index, Ok(Err(error)))) => failed.push((index, error)),
+                    // It has panicked; its successor thaws.
                     Some((index, Err(_))) => failed.push((index, defect())),
                     None => return failed,
                 },
@@ -306,10 +306,4 @@ fn tell_after(
         let _ = told.send(Err(error(ended)));
     });
     reply
-}
-
-/// A guardian that says nothing has panicked; its successor thaws.
-fn defect() -> FreezeError {
-    let reason = "a defect of the gateway: see its log".into();
-    FreezeError::Call(CallError::Interrupted { reason })
 }
