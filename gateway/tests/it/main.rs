@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod api;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod fake_qmp;
 #[cfg(test)]
 mod process;
