@@ -29,6 +29,7 @@ mod locate;
 mod metrics;
 mod restart;
 mod secret;
+mod telemetry;
 mod template;
 
 use std::collections::BTreeMap;
@@ -46,6 +47,7 @@ pub(crate) use fields::absolute_or_none;
 pub use limits::{Limits, Timeouts};
 pub use metrics::MetricsConfig;
 pub use secret::{NoCredentials, SecretFile};
+pub use telemetry::TelemetryConfig;
 pub use template::{IdTemplate, LabelTemplate, PathTemplate};
 
 /// The gateway's configuration.
@@ -79,6 +81,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What figures there are beyond those that cost nothing.
     pub metrics: MetricsConfig,
+    /// What is logged, and where traces go.
+    pub telemetry: TelemetryConfig,
 }
 
 impl Default for Config {
@@ -95,6 +99,7 @@ impl Default for Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             metrics: MetricsConfig::default(),
+            telemetry: TelemetryConfig::default(),
         }
     }
 }

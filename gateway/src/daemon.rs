@@ -26,6 +26,7 @@ use crate::replies::Replies;
 use crate::rights::{Authority, Rules};
 use crate::server::{Inherited, Tcp, Unix, load_token, raise_descriptors, serve};
 use crate::store::{StateDir, Store};
+use crate::trace::Exporter;
 use crate::vm::{Leases, Registry, ShutdownReport, refresh_guests, watch_external};
 use crate::watchdog;
 
@@ -61,6 +62,7 @@ pub async fn run(config: Config, file: &Path, inherited: Inherited) -> anyhow::R
     tokio::spawn(refresh_guests(registry.clone(), leases.clone()));
     tokio::spawn(audit.clone().follow(registry.events().clone()));
     let replies = Replies::load(&registry, store.clone())?;
+    let exporter = config.telemetry.otlp_endpoint.clone().map(Exporter::start);
     let front = api::front(State {
         registry: registry.clone(),
         leases: leases.clone(),
@@ -68,6 +70,7 @@ pub async fn run(config: Config, file: &Path, inherited: Inherited) -> anyhow::R
         audit: audit.clone(),
         replies,
         stopping: stopping.clone(),
+        exporter,
     });
     tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));
     if let Some(tcp) = tcp {

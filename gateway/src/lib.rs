@@ -19,5 +19,6 @@ pub mod rights;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod trace;
 pub mod vm;
 mod watchdog;

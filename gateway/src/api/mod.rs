@@ -38,6 +38,7 @@ mod service;
 mod settings;
 mod strict;
 mod time;
+mod told;
 mod trail;
 mod vms;
 mod wait;
@@ -58,6 +59,7 @@ use crate::config::Limits;
 use crate::metrics::RequestFigures;
 use crate::replies::Replies;
 use crate::rights::Authority;
+use crate::trace::Exporter;
 use crate::vm::{Leases, Registry};
 
 pub use document::openapi_json;
@@ -80,6 +82,8 @@ pub struct State {
     pub replies: Replies,
     /// Cancelled once the gateway is stopping.
     pub stopping: CancellationToken,
+    /// Where traces go, if anywhere.
+    pub exporter: Option<Exporter>,
 }
 
 /// A cheap clone of the one [`State`].
@@ -197,7 +201,7 @@ pub fn front(state: State) -> Front {
     let paths = api.paths.paths.keys().map(String::as_str).chain(["/docs/", "/docs/{*file}"]);
     let requests = Arc::new(RequestFigures::new(paths));
     let scrapes = metrics::Scrapes::default();
-    let audit = state.audit.clone();
+    let (audit, exporter) = (state.audit.clone(), state.exporter.clone());
     let app = App { state: Arc::new(state), requests: requests.clone(), scrapes };
-    Front::new(router.with_state(app), requests).keyed(keyed).audited(audit)
+    Front::new(router.with_state(app), requests).keyed(keyed).audited(audit).traced(exporter)
 }

@@ -92,7 +92,7 @@ fn run(file: &Path, format: LogFormat) -> anyhow::Result<()> {
     let config = Config::load(file)?;
     // Before there are threads.
     let inherited = Inherited::take()?;
-    let _logs = telemetry::init(format)?;
+    let _logs = telemetry::init(format, config.telemetry.log.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -28,5 +28,6 @@ mod reads;
 mod requests;
 mod rights;
 mod stop;
+mod traces;
 mod wait;
 mod writes;
