@@ -36,6 +36,7 @@ mod sock_table;
 mod socket;
 mod surplus;
 mod timer;
+pub(crate) mod transfer;
 mod verdict;
 mod watch;
 
