@@ -24,7 +24,7 @@ use crate::config::{Config, Listen};
 use crate::reload::Reloader;
 use crate::replies::Replies;
 use crate::rights::{Authority, Rules};
-use crate::server::{Tcp, Unix, load_token, raise_descriptors, serve};
+use crate::server::{Tcp, Tls, Unix, load_token, raise_descriptors, serve};
 use crate::store::{StateDir, Store};
 use crate::vm::{Leases, Registry, ShutdownReport, refresh_guests, watch_external};
 
@@ -52,7 +52,8 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let store = Store::open(StateDir::open(&config.state_dir)?)?;
     let authority = authority(&config)?;
     let audit = audit(&config)?;
-    let (unix, tcp) = listen(&config.listen, &authority).await?;
+    let tls = config.listen.tls.as_ref().map(Tls::load).transpose()?;
+    let (unix, tcp) = listen(&config.listen, &authority, tls.clone()).await?;
     let registry = Registry::start(&config);
     let leases = Leases::load(&registry, store.clone())?;
     tokio::spawn(watch_external(registry.clone(), leases.clone()));
@@ -80,6 +81,9 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
             _ = successor.recv() => break HAND_OVER,
             Some(()) = hangup.recv() => {
                 audit.reopen();
+                if let Some(Err(error)) = tls.as_ref().map(Tls::reload) {
+                    tracing::error!("the certificates stay as they were: {error}");
+                }
                 reloader.reload(&registry, &authority).await;
             }
         }
@@ -121,13 +125,18 @@ fn audit(config: &Config) -> anyhow::Result<Audit> {
     Audit::start(&config.audit, &key).context("audit")
 }
 
-async fn listen(listen: &Listen, authority: &Authority) -> anyhow::Result<(Unix, Option<Tcp>)> {
+async fn listen(
+    listen: &Listen,
+    authority: &Authority,
+    tls: Option<Tls>,
+) -> anyhow::Result<(Unix, Option<Tcp>)> {
     let unix = Unix::bind(&listen.unix, authority)?;
     tracing::info!("listening on {}", listen.unix.display());
     let Some(address) = listen.tcp else { return Ok((unix, None)) };
-    let tcp = Tcp::bind(address, authority, &listen.allowed_hosts).await?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let tcp = Tcp::bind(address, authority, &listen.allowed_hosts, tls).await?;
     let address = tcp.address()?;
-    tracing::info!("listening on http://{address}, token in {}", listen.token_file.display());
+    tracing::info!("listening on {scheme}://{address}, token in {}", listen.token_file.display());
     Ok((unix, Some(tcp)))
 }
 

@@ -28,5 +28,6 @@ mod reads;
 mod requests;
 mod rights;
 mod stop;
+mod tls;
 mod wait;
 mod writes;
