@@ -28,6 +28,7 @@ mod limits;
 mod locate;
 mod metrics;
 mod restart;
+mod telemetry;
 mod template;
 mod tls;
 
@@ -45,6 +46,7 @@ pub use external::ExternalFreeze;
 pub(crate) use fields::absolute_or_none;
 pub use limits::{Limits, Timeouts};
 pub use metrics::MetricsConfig;
+pub use telemetry::TelemetryConfig;
 pub use template::{IdTemplate, LabelTemplate, PathTemplate};
 pub use tls::TlsConfig;
 
@@ -79,6 +81,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What figures there are beyond those that cost nothing.
     pub metrics: MetricsConfig,
+    /// What is logged, and where traces go.
+    pub telemetry: TelemetryConfig,
 }
 
 impl Default for Config {
@@ -95,6 +99,7 @@ impl Default for Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             metrics: MetricsConfig::default(),
+            telemetry: TelemetryConfig::default(),
         }
     }
 }

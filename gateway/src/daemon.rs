@@ -26,6 +26,7 @@ use crate::replies::Replies;
 use crate::rights::{Authority, Rules};
 use crate::server::{Tcp, Tls, Unix, load_token, raise_descriptors, serve};
 use crate::store::{StateDir, Store};
+use crate::trace::Exporter;
 use crate::vm::{Leases, Registry, ShutdownReport, refresh_guests, watch_external};
 
 /// The signal of a restart: another gateway goes on with all leases.
@@ -33,6 +34,9 @@ const HAND_OVER: &str = "SIGUSR2";
 
 /// Of the time for a stop, the part that requests in hand may use.
 const DRAIN_SHARE: u32 = 3;
+
+/// How long guests may take to close the files of transfers that a stop has ended.
+const LAST_CLOSE: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM, SIGINT or SIGUSR2, then drains. The first two thaw what the gateway alone
 /// guards, the last leaves all leases to the gateway that is started next. SIGHUP reads `file` again, which `config` is from.
@@ -60,6 +64,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     tokio::spawn(refresh_guests(registry.clone(), leases.clone()));
     tokio::spawn(audit.clone().follow(registry.events().clone()));
     let replies = Replies::load(&registry, store.clone())?;
+    let exporter = config.telemetry.otlp_endpoint.clone().map(Exporter::start);
     let front = api::front(State {
         registry: registry.clone(),
         leases: leases.clone(),
@@ -67,6 +72,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         audit: audit.clone(),
         replies,
         stopping: stopping.clone(),
+        exporter,
     });
     tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));
     if let Some(tcp) = tcp {
@@ -98,6 +104,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     } else {
         drain(&tracker, Some(&leases), grace).await;
     }
+    registry.end_transfers(LAST_CLOSE).await;
     if let Err(error) = store.flush().await {
         tracing::error!("{error}: the next start takes leases for what they last were on disk");
     }

@@ -18,4 +18,5 @@ pub mod rights;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod trace;
 pub mod vm;

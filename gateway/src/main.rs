@@ -77,7 +77,7 @@ fn execute(arguments: Arguments) -> anyhow::Result<()> {
 
 fn run(file: &Path, format: LogFormat) -> anyhow::Result<()> {
     let config = Config::load(file)?;
-    let _logs = telemetry::init(format)?;
+    let _logs = telemetry::init(format, config.telemetry.log.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

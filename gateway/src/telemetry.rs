@@ -41,15 +41,16 @@ impl Drop for Logs {
     }
 }
 
-/// Sends logs to standard error. `RUST_LOG` says which; `info` and above by default.
+/// Sends logs to standard error. `RUST_LOG` says which, else the configuration's `filter`; `info` and
+/// above by default.
 ///
 /// # Errors
 ///
 /// If `RUST_LOG` cannot be understood, or logs already go somewhere.
-pub fn init(format: LogFormat) -> anyhow::Result<Logs> {
+pub fn init(format: LogFormat, filter: Option<&str>) -> anyhow::Result<Logs> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(text)?,
-        _ => EnvFilter::new("info"),
+        _ => EnvFilter::try_new(filter.unwrap_or("info"))?,
     };
     // A standard error that is closed is none: then there are no logs.
     let Ok(stderr) = std::io::stderr().as_fd().try_clone_to_owned() else {

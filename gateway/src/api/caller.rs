@@ -12,7 +12,7 @@ use qga_proto::command::{Command, CommandInfo, Right};
 use super::App;
 use super::access::Proof;
 use super::call_timeout::CallTimeout;
-use super::context::RequestContext;
+use super::context::{RequestContext, TimedCall};
 use super::error::{Code, Problem, guest};
 use crate::principal::Principal;
 use crate::rights::Target;
@@ -251,6 +251,11 @@ impl Vm {
         self.context.sends(command);
     }
 
+    /// Times a guest command for the trace, until what this gives is dropped.
+    pub(crate) fn time(&self, info: &CommandInfo) -> Option<TimedCall> {
+        self.context.time(info.name)
+    }
+
     /// As [`call`](Self::call), for a handler that makes something else of an error.
     pub(crate) async fn try_call<C: Command>(
         &self,
@@ -258,6 +263,7 @@ impl Vm {
         options: CallOptions,
     ) -> Result<C::Return, CallError> {
         self.context.sends(C::INFO.name);
+        let _timed = self.time(&C::INFO);
         self.handle.call(arguments, options).await
     }
 

@@ -84,7 +84,9 @@ pub(super) async fn send_command(
     }
     vm.admit(info).await?;
     caller.sends(info.name);
+    let timed = vm.time(info);
     let reply = vm.handle.call_raw(info, request.arguments.text(), vm.options(info)).await;
+    drop(timed);
     let reply = reply.map_err(|error| vm.failed(info, error))?;
     let value = reply.as_ref().map_or(&b"{}"[..], |text| text.json());
     let body = [b"{\"return\":", value, b"}"].concat();

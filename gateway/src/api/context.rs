@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
@@ -9,6 +10,7 @@ use super::access::Proof;
 use crate::audit::Audit;
 use crate::principal::Principal;
 use crate::printable::printable;
+use crate::trace::{CallSpan, Trace};
 use crate::vm::{LeaseId, VmId};
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -26,6 +28,10 @@ pub(crate) struct RequestContext {
     lease: OnceLock<LeaseId>,
     object: OnceLock<String>,
     arguments: OnceLock<String>,
+    /// Its place in a trace, if it has one.
+    pub(crate) trace: Option<Trace>,
+    /// The guest commands so far, where somebody wants to know.
+    calls: Option<Mutex<Vec<CallSpan>>>,
 }
 
 /// The longest name of a file or program that is put on record.
@@ -35,7 +41,39 @@ impl RequestContext {
     pub(crate) fn new(id: HeaderValue, proof: Option<Proof>, audit: Audit) -> Self {
         let (vms, command, reply_key) = Default::default();
         let (lease, object, arguments) = Default::default();
-        Self { id, proof, audit, vms, command, reply_key, lease, object, arguments }
+        Self {
+            id,
+            proof,
+            audit,
+            vms,
+            command,
+            reply_key,
+            lease,
+            object,
+            arguments,
+            trace: None,
+            calls: None,
+        }
+    }
+
+    /// In a trace; with `told`, its guest commands are to be told of.
+    pub(crate) fn traced(self, trace: Option<Trace>, told: bool) -> Self {
+        Self { trace, calls: told.then(Mutex::default), ..self }
+    }
+
+    /// Times a guest command until what this gives is dropped.
+    pub(crate) fn time(self: &Arc<Self>, command: &'static str) -> Option<TimedCall> {
+        self.calls.as_ref()?;
+        Some(TimedCall { context: self.clone(), command, begin: SystemTime::now() })
+    }
+
+    /// The guest commands that have ended.
+    pub(crate) fn take_calls(&self) -> Vec<CallSpan> {
+        let calls = self.calls.as_ref().map(|calls| calls.lock());
+        // Nothing panics under this lock.
+        calls
+            .map(|calls| std::mem::take(&mut *calls.unwrap_or_else(PoisonError::into_inner)))
+            .unwrap_or_default()
     }
 
     /// Who asks.
@@ -105,6 +143,27 @@ impl RequestContext {
     }
 }
 
+/// The most guest commands of one request that are told of; a stream may send any number.
+const MAX_CALLS: usize = 64;
+
+/// A guest command under way.
+#[derive(Debug)]
+pub(crate) struct TimedCall {
+    context: Arc<RequestContext>,
+    command: &'static str,
+    begin: SystemTime,
+}
+
+impl Drop for TimedCall {
+    fn drop(&mut self) {
+        let Some(calls) = &self.context.calls else { return };
+        let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if calls.len() < MAX_CALLS {
+            calls.extend(CallSpan::ended(self.command, self.begin));
+        }
+    }
+}
+
 /// Makes request ids: 16 random hex digits per process, then a counter.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
@@ -116,7 +175,7 @@ impl RequestIds {
     pub(crate) fn new() -> Self {
         // Ids need to be unlike another run's, not secret: without entropy the time will do.
         let process = getrandom::u64().unwrap_or_else(|_| {
-            std::time::SystemTime::now()
+            SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |d| d.as_secs().rotate_left(32) ^ u64::from(d.subsec_nanos()))
         });

@@ -18,9 +18,12 @@ use super::caller::unauthenticated;
 use super::context::{REQUEST_ID, RequestContext, RequestIds};
 use super::error::{Code, Problem};
 use super::idempotency::Keyed;
+use super::told::Told;
 use super::trail::Trail;
 use crate::audit::Audit;
 use crate::metrics::RequestFigures;
+use crate::printable::printable;
+use crate::trace::{Exporter, TRACEPARENT, Trace};
 
 /// The most headers of a request.
 pub(crate) const MAX_HEADERS: usize = 64;
@@ -47,12 +50,13 @@ pub struct Front {
     keyed: Option<Keyed>,
     requests: Arc<RequestFigures>,
     audit: Audit,
+    exporter: Option<Exporter>,
 }
 
 impl Front {
     pub(crate) fn new(router: Router, requests: Arc<RequestFigures>) -> Self {
         let (ids, audit) = (Arc::new(RequestIds::new()), Audit::default());
-        Self { router, ids, keyed: None, requests, audit }
+        Self { router, ids, keyed: None, requests, audit, exporter: None }
     }
 
     /// Keeps the answers to requests that carry an `Idempotency-Key`.
@@ -65,6 +69,11 @@ impl Front {
         Self { audit, ..self }
     }
 
+    /// Sends the traces that requests are part of to a collector.
+    pub(super) fn traced(self, exporter: Option<Exporter>) -> Self {
+        Self { exporter, ..self }
+    }
+
     /// Answers one request of a connection whose callers prove themselves by `access`.
     pub async fn handle<B>(&self, access: &Access, request: Request<B>) -> Response
     where
@@ -75,7 +84,14 @@ impl Front {
         let timed = self.requests.begin(request.method(), request.uri().path());
         let admitted = admit(access, &request);
         let proof = admitted.as_ref().ok().cloned().flatten();
-        let context = Arc::new(RequestContext::new(id, proof, self.audit.clone()));
+        let trace = Trace::of(request.headers(), self.exporter.is_some());
+        let exporter = self.exporter.as_ref().filter(|_| trace.as_ref().is_some_and(|t| t.sampled));
+        let context = RequestContext::new(id, proof, self.audit.clone());
+        let context = Arc::new(context.traced(trace, exporter.is_some()));
+        let told = exporter.map(|exporter| {
+            let route = self.requests.route(request.uri().path());
+            Told::begin(exporter, request.method(), route, &context)
+        });
         let trail = Trail::start(request.method(), request.uri(), &context, &self.audit);
         let admitted = admitted.and_then(|proof| {
             let refused = proof.is_some() && !request.method().is_safe() && self.audit.refuses();
@@ -96,6 +112,12 @@ impl Front {
             Err(problem) => problem.into_response(),
         };
         mark(&mut response, context.id.clone());
+        if let Some(trace) = &context.trace {
+            response.headers_mut().insert(TRACEPARENT, trace.traceparent());
+        }
+        if let Some(told) = told {
+            told.end(&response);
+        }
         trail.finish(&response);
         timed.answered(response.status());
         response
@@ -138,6 +160,7 @@ impl Front {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
+        let id = context.id.clone();
         request.extensions_mut().insert(context);
         let answer = self.router.clone().oneshot(request.map(Body::new));
         // A handler's state is shared only through types that a panic leaves whole: channels,
@@ -145,13 +168,20 @@ impl Front {
         match AssertUnwindSafe(answer).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
-            Err(_) => Problem::new(
-                Code::InternalError,
-                "The gateway failed while it handled this request, which is a defect. Its log \
-                 has the cause under this answer's x-request-id. If the request was to change \
-                 the guest, look whether it did.",
-            )
-            .into_response(),
+            Err(cause) => {
+                // The panic's own line has the place, and knows nothing of requests.
+                let cause = cause.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                let id = id.to_str().unwrap_or("-");
+                let cause = printable(&cause.unwrap_or_else(|| "see the panic's line".into()));
+                tracing::error!(request_id = id, "a handler panicked: {cause}");
+                Problem::new(
+                    Code::InternalError,
+                    "The gateway failed while it handled this request, which is a defect. Its log \
+                     has the cause under this answer's x-request-id. If the request was to change \
+                     the guest, look whether it did.",
+                )
+                .into_response()
+            }
         }
     }
 }

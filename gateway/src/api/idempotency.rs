@@ -186,6 +186,7 @@ async fn finish(
     context: Arc<RequestContext>,
     in_hand: InHand,
 ) -> Response {
+    let id = context.id.clone();
     let (parts, body) = front.route(request, context).await.into_parts();
     // Bodies of these operations are whole in memory: collecting one cannot fail.
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
@@ -208,7 +209,11 @@ async fn finish(
     if let Err(error) = in_hand.finish(reply).await {
         // The caller has to know what became of it all the same. It is written when the disk is
         // back; until then a crash makes the outcome unknown, which it says.
-        tracing::error!("the answer to a request with an Idempotency-Key is not on disk: {error}");
+        let id = id.to_str().unwrap_or("-");
+        tracing::error!(
+            request_id = id,
+            "the answer to a request with an Idempotency-Key is not on disk: {error}"
+        );
     }
     Response::from_parts(parts, Body::from(body))
 }

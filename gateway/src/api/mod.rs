@@ -19,6 +19,7 @@ mod events;
 mod extract;
 mod failures;
 mod file_handles;
+mod files;
 mod freezes;
 mod front;
 mod fsfreeze;
@@ -38,6 +39,7 @@ mod service;
 mod settings;
 mod strict;
 mod time;
+mod told;
 mod trail;
 mod vms;
 mod wait;
@@ -58,6 +60,7 @@ use crate::config::Limits;
 use crate::metrics::RequestFigures;
 use crate::replies::Replies;
 use crate::rights::Authority;
+use crate::trace::Exporter;
 use crate::vm::{Leases, Registry};
 
 pub use document::openapi_json;
@@ -80,6 +83,8 @@ pub struct State {
     pub replies: Replies,
     /// Cancelled once the gateway is stopping.
     pub stopping: CancellationToken,
+    /// Where traces go, if anywhere.
+    pub exporter: Option<Exporter>,
 }
 
 /// A cheap clone of the one [`State`].
@@ -158,6 +163,18 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(file_handles::write_file))
         .routes(routes!(file_handles::seek_file))
         .routes(routes!(file_handles::flush_file))
+        .routes(routes!(
+            files::content::read_content,
+            files::content::head_content,
+            files::content::write_content,
+            files::tree::remove_content
+        ))
+        .routes(routes!(
+            files::tree::show_file,
+            files::tree::make_directory,
+            files::tree::rename_file,
+            files::tree::remove_file
+        ))
         .routes(routes!(events::follow_events))
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))
@@ -197,7 +214,7 @@ pub fn front(state: State) -> Front {
     let paths = api.paths.paths.keys().map(String::as_str).chain(["/docs/", "/docs/{*file}"]);
     let requests = Arc::new(RequestFigures::new(paths));
     let scrapes = metrics::Scrapes::default();
-    let audit = state.audit.clone();
+    let (audit, exporter) = (state.audit.clone(), state.exporter.clone());
     let app = App { state: Arc::new(state), requests: requests.clone(), scrapes };
-    Front::new(router.with_state(app), requests).keyed(keyed).audited(audit)
+    Front::new(router.with_state(app), requests).keyed(keyed).audited(audit).traced(exporter)
 }

@@ -96,6 +96,7 @@ impl Vm {
             return Ok(known);
         }
         self.admit(info).await?;
+        let _timed = self.time(info);
         let read = self.handle.read(info, self.options(info), max_age, translate::<C, B>).await;
         read.map_err(|error| self.failed(info, error))
     }

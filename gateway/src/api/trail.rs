@@ -84,6 +84,7 @@ impl Request {
         let vm = vm.map(VmId::as_str);
         let lease = context.lease().map(crate::vm::LeaseId::as_str);
         let command = context.command();
+        let trace_id = context.trace.as_ref().map(|trace| tracing::field::display(trace.id));
         let code = note.map(|n| n.code.as_str());
         let detail = note.and_then(|n| n.detail.as_deref());
         macro_rules! line {
@@ -94,6 +95,7 @@ impl Request {
                     vm.id = vm,
                     lease.id = lease,
                     qga.command = command,
+                    trace_id,
                     micros,
                     code,
                     detail,

@@ -16,6 +16,7 @@ impl Config {
             ("listen.token_file", new.token_file != old.token_file),
             ("listen.allowed_hosts", new.allowed_hosts != old.allowed_hosts),
             ("audit", self.audit != running.audit),
+            ("telemetry", self.telemetry != running.telemetry),
             ("limits.events_kept", limits.events_kept != before.events_kept),
             ("limits.events_kept_bytes", limits.events_kept_bytes != before.events_kept_bytes),
             ("limits.event_subscribers", limits.event_subscribers != before.event_subscribers),

@@ -106,6 +106,7 @@ families! {
     STATE_WRITE = Gateway Histogram "qga_state_write_seconds" ["seconds"] () "Writes of the gateway's state, fsync included.";
     STATE_FAILURES = Gateway Counter "qga_state_write_failures" () "Writes of the gateway's state that failed.";
     STATE_WRITABLE = Gateway Gauge "qga_state_writable" () "Whether the last write of the state came out well.";
+    SPANS = Gateway Counter "qga_trace_spans" ("outcome") "Requests of traces by whether the collector took them; only if there is one.";
     TASKS = Gateway Gauge "qga_tasks" () "Tasks that live in the gateway.";
     PROCESS_CPU = Gateway Counter "process_cpu_seconds" ["seconds"] () "Processor time of user and system.";
     PROCESS_RESIDENT = Gateway Gauge "process_resident_memory_bytes" ["bytes"] () "Resident memory.";

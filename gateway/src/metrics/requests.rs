@@ -59,6 +59,11 @@ impl RequestFigures {
         Self { paths: table, routes, in_flight: AtomicU64::new(0), started: SystemTime::now() }
     }
 
+    /// The route of a path, as it is called in figures.
+    pub(crate) fn route(&self, path: &str) -> &str {
+        &self.routes[self.find(path)].path
+    }
+
     fn find(&self, path: &str) -> usize {
         self.paths.at(path).map_or(0, |found| *found.value)
     }
@@ -158,6 +163,6 @@ mod tests {
                 ("/vms/{id}/ping", "POST", vec![("none", 1)], 1),
             ]
         );
-        assert_eq!(figures.in_flight(), 0);
+        assert_eq!((figures.in_flight(), figures.route("/vms/x")), (0, "/vms/{id}"));
     }
 }

@@ -17,6 +17,12 @@ pub(super) fn write(page: &mut Page, app: &App) {
     page.family(&family::STATE_WRITE).histogram(&[], &writes.latency);
     page.family(&family::STATE_FAILURES).add(&[], writes.failures.get());
     page.family(&family::STATE_WRITABLE).add(&[], u8::from(writes.writable()));
+    if let Some(exporter) = &app.exporter {
+        let mut samples = page.family(&family::SPANS);
+        for (outcome, count) in exporter.figures() {
+            samples.add(&[outcome], count);
+        }
+    }
     process(page, app);
 }
 

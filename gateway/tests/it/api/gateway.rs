@@ -10,6 +10,7 @@ use qga_gateway::replies::Replies;
 use qga_gateway::rights::{Authority, Rules};
 use qga_gateway::server::{Tcp, Tls, Unix, load_token, serve};
 use qga_gateway::store::Store;
+use qga_gateway::trace::Exporter;
 use qga_gateway::vm::{Leases, LinkState, Registry, VmHandle, refresh_guests, watch_external};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -100,6 +101,7 @@ impl Gateway {
             audit: audit.clone(),
             replies: Replies::load(&registry, store.clone()).unwrap(),
             stopping: stopping.clone(),
+            exporter: config.telemetry.otlp_endpoint.clone().map(Exporter::start),
         });
         tracker.spawn(serve(unix, front.clone(), tracker.clone(), stopping.clone()));
         tracker.spawn(serve(tcp, front, tracker.clone(), stopping.clone()));

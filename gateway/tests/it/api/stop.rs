@@ -53,6 +53,7 @@ async fn a_stopping_gateway_says_that_it_is_not_ready() {
         audit: qga_gateway::audit::Audit::default(),
         replies: qga_gateway::replies::Replies::new(&gateway.registry),
         stopping,
+        exporter: None,
     });
     let request = hyper::Request::get("/readyz").header("host", "a").body(Body::empty()).unwrap();
     let answer = front.handle(&Access::Peer(Identity::unix(0, 0), authority), request).await;
