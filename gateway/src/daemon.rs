@@ -24,7 +24,7 @@ use crate::config::{Config, Listen, SecretFile};
 use crate::reload::Reloader;
 use crate::replies::Replies;
 use crate::rights::{Authority, Rules};
-use crate::server::{Inherited, Tcp, Unix, load_token, raise_descriptors, serve};
+use crate::server::{Inherited, Tcp, Tls, Unix, load_token, raise_descriptors, serve};
 use crate::store::{StateDir, Store};
 use crate::trace::Exporter;
 use crate::vm::{Leases, Registry, ShutdownReport, refresh_guests, watch_external};
@@ -58,7 +58,8 @@ pub async fn run(config: Config, file: &Path, inherited: Inherited) -> anyhow::R
     let store = Store::open(StateDir::open(&config.state_dir)?)?;
     let authority = authority(&config)?;
     let audit = audit(&config)?;
-    let (unix, tcp) = listen(&config.listen, inherited, &authority).await?;
+    let tls = config.listen.tls.as_ref().map(Tls::load).transpose()?;
+    let (unix, tcp) = listen(&config.listen, inherited, &authority, tls.clone()).await?;
     let registry = Registry::start(&config);
     let leases = Leases::load(&registry, store.clone())?;
     tokio::spawn(watch_external(registry.clone(), leases.clone()));
@@ -89,6 +90,9 @@ pub async fn run(config: Config, file: &Path, inherited: Inherited) -> anyhow::R
             _ = successor.recv() => break HAND_OVER,
             Some(()) = hangup.recv() => {
                 audit.reopen();
+                if let Some(Err(error)) = tls.as_ref().map(Tls::reload) {
+                    tracing::error!("the certificates stay as they were: {error}");
+                }
                 reloader.reload(&registry, &authority).await;
             }
         }
@@ -135,6 +139,7 @@ async fn listen(
     listen: &Listen,
     inherited: Inherited,
     authority: &Authority,
+    tls: Option<Tls>,
 ) -> anyhow::Result<(Unix, Option<Tcp>)> {
     let unix = match inherited.into_unix() {
         None => Unix::bind(&listen.unix, authority)?,
@@ -151,9 +156,10 @@ async fn listen(
         );
     }
     let Some(address) = listen.tcp else { return Ok((unix, None)) };
-    let tcp = Tcp::bind(address, authority, &listen.allowed_hosts).await?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let tcp = Tcp::bind(address, authority, &listen.allowed_hosts, tls).await?;
     let address = tcp.address()?;
-    tracing::info!("listening on http://{address}, token in {}", listen.token_file);
+    tracing::info!("listening on {scheme}://{address}, token in {}", listen.token_file);
     Ok((unix, Some(tcp)))
 }
 

@@ -143,6 +143,7 @@ fn remove_stale(path: &Path) -> Result<(), UnixError> {
 }
 
 impl Listener for Unix {
+    type Opening = (UnixStream, Access);
     type Stream = UnixStream;
 
     async fn accept(&mut self) -> io::Result<(UnixStream, Access)> {
@@ -150,6 +151,10 @@ impl Listener for Unix {
         let peer = stream.peer_cred()?;
         let identity = Identity::unix(peer.uid(), peer.gid());
         Ok((stream, Access::Peer(identity, self.authority.clone())))
+    }
+
+    async fn open(opening: (UnixStream, Access)) -> io::Result<(UnixStream, Access)> {
+        Ok(opening)
     }
 }
 
