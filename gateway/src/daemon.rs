@@ -35,6 +35,9 @@ const HAND_OVER: &str = "SIGUSR2";
 /// Of the time for a stop, the part that requests in hand may use.
 const DRAIN_SHARE: u32 = 3;
 
+/// How long guests may take to close the files of transfers that a stop has ended.
+const LAST_CLOSE: Duration = Duration::from_secs(2);
+
 /// Serves until SIGTERM, SIGINT or SIGUSR2, then drains. The first two thaw what the gateway alone
 /// guards, the last leaves all leases to the gateway that is started next. SIGHUP reads `file` again, which `config` is from.
 ///
@@ -97,6 +100,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     } else {
         drain(&tracker, Some(&leases), grace).await;
     }
+    registry.end_transfers(LAST_CLOSE).await;
     if let Err(error) = store.flush().await {
         tracing::error!("{error}: the next start takes leases for what they last were on disk");
     }

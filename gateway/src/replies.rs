@@ -9,7 +9,7 @@
 //!              free
 //! ```
 //!
-//! A request that makes a freeze lease goes to disk with the lease, in one write ([`When`]): no guest
+//! A request that makes a freeze lease goes to disk with the lease, in one write (`When`): no guest
 //! hears of it before, and neither is there without the other.
 //!
 //! Whoever comes while it is in hand waits for what becomes of it. The table knows nothing of HTTP

@@ -132,6 +132,11 @@ fn decode_leniently(text: &[u8]) -> Result<Vec<u8>, InvalidBase64> {
     Ok(bytes)
 }
 
+/// Turns base64 into its bytes where it stands; gives how many there are.
+pub(crate) fn decode_in_place(text: &mut [u8]) -> Option<usize> {
+    STANDARD.decode_inplace(text).ok().map(|bytes| bytes.len())
+}
+
 /// Appends the base64 of `bytes` to JSON text that is being built.
 pub(crate) fn append(text: &mut Vec<u8>, bytes: &[u8]) {
     STANDARD.encode_append(bytes, text);

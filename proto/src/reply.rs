@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::command::Command;
+use crate::command::{Command, FileChunk, GuestFileRead};
 use crate::error::{ErrorClass, QgaError};
 
 /// How much of a guest's error text is kept, in bytes.
@@ -30,6 +30,12 @@ impl ReplyText {
     pub fn decode<C: Command>(&self) -> Result<C::Return, ReplyError> {
         serde_json::from_slice(self.json())
             .map_err(|error| ReplyError::BadReply(format!("{}: {error}", C::INFO.name)))
+    }
+
+    /// Reads it as the answer of `guest-file-read`, without copying the bytes.
+    pub fn into_file_chunk(self) -> Result<FileChunk, ReplyError> {
+        FileChunk::decode(self.line, self.value)
+            .map_err(|error| ReplyError::BadReply(format!("{}: {error}", GuestFileRead::INFO.name)))
     }
 }
 

@@ -148,7 +148,11 @@ pub(crate) fn is_page(path: &str) -> bool {
 }
 
 /// Whether the `Accept` headers let the gateway answer in JSON, or as that path is answered.
+/// A file is sent as it is, whatever it may be.
 pub(crate) fn accepts_answer(path: &str, headers: &HeaderMap) -> bool {
+    if path.ends_with("/files/content") {
+        return true;
+    }
     let more: &[&str] = match path {
         "/events" => &["text/event-stream", "text/*"],
         // Which of them, the handler looks at.

@@ -37,6 +37,22 @@ impl Vm {
         Err(refusal.vm(self.handle.id()).command(info.name))
     }
 
+    /// Whether the agent has this extension, and its policy allows it: where not, much can be done
+    /// without.
+    pub(super) async fn offers(&self, info: &CommandInfo) -> Result<bool, Problem> {
+        let Some(agent) = self.handle.capabilities() else {
+            // Not connected yet: the answer brings the list, or what is wrong.
+            let agent = self.call(GuestInfo {}).await?;
+            let mut all = agent.supported_commands.into_iter();
+            return Ok(all.any(|command| command.name == info.name && command.enabled));
+        };
+        if agent.command(info.name) == Some(CommandState::Missing) {
+            self.ask_anew().await;
+        }
+        let agent = self.handle.capabilities();
+        Ok(agent.is_some_and(|agent| agent.command(info.name) == Some(CommandState::Enabled)))
+    }
+
     /// What the agent's list says of a command that no table has.
     pub(super) async fn listed(&self, name: &str) -> Result<Option<AgentCommand>, Problem> {
         let find = || {

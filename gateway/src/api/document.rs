@@ -100,7 +100,7 @@ sends, `x-qga-problems` the codes that it can answer with.
         (name = "freeze", description = "Frozen filesystems, held by leases"),
         (name = "power", description = "Shutting down and suspending"),
         (name = "accounts", description = "Passwords and keys of the guest's users"),
-        (name = "files", description = "Files in the guest, by handle"),
+        (name = "files", description = "Files in the guest: whole, as streams of bytes, or by handle"),
         (name = "events", description = "What happens to VMs, links and freezes, as it happens"),
         (name = "gateway", description = "The gateway itself"),
     ),
@@ -262,6 +262,7 @@ fn problem_response(codes: &[Code]) -> Value {
             Code::AgentUnavailable
             | Code::QueueFull
             | Code::TooManySubscribers
+            | Code::TooManyTransfers
             | Code::StateUnwritable
             | Code::ShuttingDown => {
                 headers["retry-after"] = json!({"$ref": "#/components/headers/RetryAfter"});

@@ -3,6 +3,7 @@
 //! This is the only file that names the status code of a failure. [`problem`] is how one looks;
 //! what a guest or its link did wrong is put into words in [`guest`].
 
+pub(crate) mod files;
 pub(crate) mod guest;
 mod problem;
 
@@ -51,6 +52,34 @@ pub enum Code {
     HoldLimit,
     /// The VM is paused.
     VmPaused,
+    /// The path names nothing in the guest.
+    FileNotFound,
+    /// The guest's kernel or the agent's policy does not let the agent do it.
+    GuestPermissionDenied,
+    /// Something of that name is there already.
+    FileExists,
+    /// It is a directory.
+    IsADirectory,
+    /// Something on the way is no directory.
+    NotADirectory,
+    /// The directory has entries.
+    DirectoryNotEmpty,
+    /// It is something that has no content to be had or replaced: a named pipe, a socket.
+    NotAFile,
+    /// It is in use.
+    FileBusy,
+    /// The upload does not go on where what was received ends: the problem's `received`.
+    UploadOffsetMismatch,
+    /// The caller's condition on the file does not hold.
+    PreconditionFailed,
+    /// None of the range is there.
+    RangeNotSatisfiable,
+    /// What arrived is not what `Repr-Digest` says.
+    DigestMismatch,
+    /// As many files are transferred as may be.
+    TooManyTransfers,
+    /// The guest's disk, or the user's share of it, is full.
+    NoSpace,
     /// What became of the first request under this `Idempotency-Key` is not known.
     IdempotencyUnknown,
     /// `If-Match` names another lease than the active one.
@@ -97,7 +126,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 51] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -113,6 +142,20 @@ impl Code {
         Self::LeaseConflict,
         Self::HoldLimit,
         Self::VmPaused,
+        Self::FileNotFound,
+        Self::GuestPermissionDenied,
+        Self::FileExists,
+        Self::IsADirectory,
+        Self::NotADirectory,
+        Self::DirectoryNotEmpty,
+        Self::NotAFile,
+        Self::FileBusy,
+        Self::UploadOffsetMismatch,
+        Self::PreconditionFailed,
+        Self::RangeNotSatisfiable,
+        Self::DigestMismatch,
+        Self::TooManyTransfers,
+        Self::NoSpace,
         Self::IdempotencyUnknown,
         Self::LeaseMismatch,
         Self::BodyTooLarge,
@@ -218,6 +261,34 @@ impl Code {
             Self::ShuttingDown => {
                 (S::SERVICE_UNAVAILABLE, "shutting_down", "The gateway is stopping")
             }
+            Self::FileNotFound => (S::NOT_FOUND, "file_not_found", "No such file in the guest"),
+            Self::GuestPermissionDenied => {
+                (S::FORBIDDEN, "guest_permission_denied", "The guest does not permit it")
+            }
+            Self::FileExists => (S::CONFLICT, "file_exists", "There is such a file already"),
+            Self::IsADirectory => (S::CONFLICT, "is_a_directory", "It is a directory"),
+            Self::NotADirectory => (S::CONFLICT, "not_a_directory", "It is no directory"),
+            Self::DirectoryNotEmpty => {
+                (S::CONFLICT, "directory_not_empty", "The directory is not empty")
+            }
+            Self::NotAFile => (S::CONFLICT, "not_a_file", "It is no file with a content"),
+            Self::FileBusy => (S::CONFLICT, "file_busy", "The file is in use"),
+            Self::UploadOffsetMismatch => {
+                (S::CONFLICT, "upload_offset_mismatch", "The upload goes on elsewhere")
+            }
+            Self::PreconditionFailed => {
+                (S::PRECONDITION_FAILED, "precondition_failed", "The condition does not hold")
+            }
+            Self::RangeNotSatisfiable => {
+                (S::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", "None of the range is there")
+            }
+            Self::DigestMismatch => {
+                (S::UNPROCESSABLE_ENTITY, "digest_mismatch", "Something else arrived than was sent")
+            }
+            Self::TooManyTransfers => {
+                (S::TOO_MANY_REQUESTS, "too_many_transfers", "Too many files are transferred")
+            }
+            Self::NoSpace => (S::INSUFFICIENT_STORAGE, "no_space", "The guest's disk is full"),
             Self::HoldLimit => (S::CONFLICT, "hold_limit", "The lease is held for long enough"),
             Self::NoSuchMountpoint => {
                 (S::UNPROCESSABLE_ENTITY, "no_such_mountpoint", "No such mount point")
@@ -244,7 +315,10 @@ impl Code {
     /// Whether the request was wrong by itself, whatever the state of the VM.
     const fn is_callers_fault(self) -> bool {
         matches!(self.status().as_u16(), 400 | 401 | 403..=408 | 413 | 415 | 431)
-            && !matches!(self, Self::CommandDisabled)
+            && !matches!(
+                self,
+                Self::CommandDisabled | Self::FileNotFound | Self::GuestPermissionDenied
+            )
     }
 
     /// The HTTP status that goes with this code.

@@ -19,6 +19,7 @@ mod events;
 mod extract;
 mod failures;
 mod file_handles;
+mod files;
 mod freezes;
 mod front;
 mod fsfreeze;
@@ -162,6 +163,18 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(file_handles::write_file))
         .routes(routes!(file_handles::seek_file))
         .routes(routes!(file_handles::flush_file))
+        .routes(routes!(
+            files::content::read_content,
+            files::content::head_content,
+            files::content::write_content,
+            files::tree::remove_content
+        ))
+        .routes(routes!(
+            files::tree::show_file,
+            files::tree::make_directory,
+            files::tree::rename_file,
+            files::tree::remove_file
+        ))
         .routes(routes!(events::follow_events))
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))

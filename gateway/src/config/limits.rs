@@ -85,6 +85,18 @@ pub struct Limits {
     pub answers_vm_bytes: usize,
     /// How many may follow the events at once.
     pub event_subscribers: usize,
+    /// Files that may be transferred at once, of all VMs.
+    pub transfers: usize,
+    /// Files that may be transferred at once, of one VM.
+    pub transfers_vm: usize,
+    /// How long a transfer waits for a guest that is frozen or paused.
+    #[serde(rename = "transfer_pause_seconds", deserialize_with = "fields::seconds")]
+    pub transfer_pause: Duration,
+    /// How long the beginning of an upload that was broken off is kept.
+    #[serde(rename = "upload_resume_seconds", deserialize_with = "fields::seconds")]
+    pub upload_resume: Duration,
+    /// How many of them are kept.
+    pub uploads_kept: usize,
     /// How often a subscriber is shown that the connection lives.
     #[serde(rename = "event_heartbeat_seconds", deserialize_with = "fields::seconds")]
     pub event_heartbeat: Duration,
@@ -122,6 +134,11 @@ impl Default for Limits {
             answers_bytes: 16 << 20,
             answers_vm_bytes: 256 << 10,
             event_subscribers: 64,
+            transfers: 256,
+            transfers_vm: 64,
+            transfer_pause: seconds(600),
+            upload_resume: seconds(600),
+            uploads_kept: 64,
             event_heartbeat: seconds(15),
         }
     }
@@ -137,6 +154,9 @@ pub struct Timeouts {
     /// File handles.
     #[serde(rename = "file_seconds", deserialize_with = "fields::seconds")]
     pub file: Duration,
+    /// Putting an uploaded file in its place, which writes it to the guest's disk first.
+    #[serde(rename = "commit_seconds", deserialize_with = "fields::seconds")]
+    pub commit: Duration,
     /// Freezing, where no lease bounds it.
     #[serde(rename = "freeze_seconds", deserialize_with = "fields::seconds")]
     pub freeze: Duration,
@@ -160,6 +180,7 @@ impl Default for Timeouts {
         Self {
             session: seconds(10),
             file: seconds(30),
+            commit: seconds(300),
             freeze: seconds(60),
             thaw: seconds(180),
             trim: seconds(600),

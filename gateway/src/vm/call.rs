@@ -41,6 +41,7 @@ impl CallOptions {
             | "guest-suspend-hybrid" => (timeouts.shutdown, 64 << 10),
             "guest-fstrim" => (timeouts.trim, 16 << 20),
             "guest-file-read" => (timeouts.file, most),
+            "x-guest-file-commit" => (timeouts.commit, 64 << 10),
             name if name.starts_with("guest-file-") => (timeouts.file, 64 << 10),
             _ => (timeouts.other, 16 << 20),
         };

@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use qga_proto::command::{Command, CommandInfo, GuestInfo};
 use qga_proto::{QgaError, ReplyError, ReplyText};
-use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::watch;
 
 pub(super) use super::call::{CallError, CallOptions};
 use super::capabilities::Capabilities;
 use super::counters::CountersSnapshot;
 use super::link::{LinkState, LinkStatus};
-pub(super) use super::pending::{Answer, Pending, Work};
+pub(super) use super::pending::{Pending, Work};
 use super::reads::outdates;
 use super::settings::Settings;
 use super::{Incarnation, VmId};
@@ -156,27 +155,6 @@ impl VmHandle {
     /// Completes a sync, and nothing else, once all before it has been answered.
     pub async fn resync(&self, timeout: Duration) -> Result<(), CallError> {
         self.submit(Work::Resync, timeout, None).await.map(drop)
-    }
-
-    async fn submit(&self, work: Work, timeout: Duration, unless_disrupted: Option<u64>) -> Answer {
-        let (reply, answer) = oneshot::channel();
-        let submitted = Instant::now();
-        let priority = work.priority();
-        let deadline = submitted + timeout;
-        let sent = None;
-        let pending = Pending { work, submitted, sent, deadline, unless_disrupted, reply };
-        if self.0.is_closed() || self.0.link.is_paused() {
-            return Err(CallError::Unavailable { link: self.link() });
-        }
-        let depth = self.0.settings.limits().queue_depth;
-        let pushed = self.0.queue().push(priority, Box::new(pending), depth);
-        pushed.map_err(|_| CallError::QueueFull)?;
-        self.0.wake.notify_one();
-        match answer.await {
-            Ok(result) => result,
-            // The actor answers everything that it takes; it can only have been torn down.
-            Err(_) => Err(CallError::Interrupted { reason: "the VM was taken away".into() }),
-        }
     }
 
     /// Keeps the VM in the registry, and its connection open, until the pin is dropped.

@@ -35,6 +35,7 @@ mod sock_diag;
 mod socket;
 mod surplus;
 mod timer;
+pub(crate) mod transfer;
 mod verdict;
 mod watch;
 

@@ -1,11 +1,14 @@
 //! A call between its caller and the wire.
 
+use std::time::Duration;
+
 use qga_proto::ReplyText;
 use qga_proto::command::CommandInfo;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::call::CallError;
+use super::call::{CallError, CallOptions};
+use super::handle::VmHandle;
 use super::queue::Priority;
 
 /// A call on its way to the wire.
@@ -23,6 +26,63 @@ pub(crate) struct Pending {
 
 /// What a call brings: no text for a sync, and for a success that is not answered.
 pub(crate) type Answer = Result<Option<ReplyText>, CallError>;
+
+impl VmHandle {
+    pub(super) async fn submit(
+        &self,
+        work: Work,
+        timeout: Duration,
+        unless_disrupted: Option<u64>,
+    ) -> Answer {
+        let priority = work.priority();
+        answered(self.enqueue(work, priority, timeout, unless_disrupted)?).await
+    }
+
+    /// Puts a chunk of a transfer into the queue, behind those that are there; the answer comes to
+    /// whoever waits for it with [`answered`].
+    pub(super) fn submit_chunk(
+        &self,
+        info: &'static CommandInfo,
+        arguments: String,
+        options: CallOptions,
+    ) -> Result<oneshot::Receiver<Answer>, CallError> {
+        let CallOptions { timeout, reply_cap, unless_disrupted } = options;
+        let work = Work::Call { info, arguments, reply_cap };
+        self.enqueue(work, Priority::Chunk, timeout, unless_disrupted)
+    }
+
+    fn enqueue(
+        &self,
+        work: Work,
+        priority: Priority,
+        timeout: Duration,
+        unless_disrupted: Option<u64>,
+    ) -> Result<oneshot::Receiver<Answer>, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let submitted = Instant::now();
+        let deadline = submitted + timeout;
+        let sent = None;
+        let pending = Pending { work, submitted, sent, deadline, unless_disrupted, reply };
+        let vm = self.shared();
+        if vm.is_closed() || vm.link.is_paused() {
+            return Err(CallError::Unavailable { link: self.link() });
+        }
+        let depth = vm.settings.limits().queue_depth;
+        let pushed = vm.queue().push(priority, Box::new(pending), depth);
+        pushed.map_err(|_| CallError::QueueFull)?;
+        vm.wake.notify_one();
+        Ok(answer)
+    }
+}
+
+/// The answer to what is in the queue.
+pub(super) async fn answered(answer: oneshot::Receiver<Answer>) -> Answer {
+    match answer.await {
+        Ok(result) => result,
+        // The actor answers everything that it takes; it can only have been torn down.
+        Err(_) => Err(CallError::Interrupted { reason: "the VM was taken away".into() }),
+    }
+}
 
 /// What is to be done on the wire.
 #[derive(Debug)]
@@ -47,6 +107,11 @@ impl Work {
 }
 
 impl Pending {
+    /// Whether it is a part of a file.
+    pub(crate) fn is_bulk(&self) -> bool {
+        self.work.priority() == Priority::Bulk
+    }
+
     /// Answers the caller, if it is still there.
     pub(crate) fn answer(self, result: Answer) {
         let _ = self.reply.send(result);

@@ -11,11 +11,14 @@ pub(crate) enum Priority {
     Sync,
     /// Somebody waits for it.
     Interactive,
-    /// One of many chunks.
+    /// Part of a file, by a caller's hand.
     Bulk,
+    /// Part of a file that is transferred whole. How many there are is bounded by the transfers,
+    /// each of which has few: they take no room from the others, and each gets its turn.
+    Chunk,
 }
 
-const LANES: usize = 4;
+const LANES: usize = 5;
 
 /// Thaws find room when the queue is full of everything else.
 const RESERVED_FOR_THAW: usize = 4;
@@ -43,8 +46,12 @@ impl<T> Queue<T> {
 
     /// Adds to the end of its lane, or gives the item back when `depth` wait already.
     pub(crate) fn push(&mut self, priority: Priority, item: T, depth: usize) -> Result<(), T> {
-        let reserved = if priority == Priority::Thaw { RESERVED_FOR_THAW } else { 0 };
-        if self.len() >= depth + reserved {
+        let room = match priority {
+            Priority::Chunk => usize::MAX,
+            Priority::Thaw => depth + RESERVED_FOR_THAW,
+            Priority::Sync | Priority::Interactive | Priority::Bulk => depth,
+        };
+        if self.len() - self.lanes[Priority::Chunk as usize].len() >= room {
             return Err(item);
         }
         self.lanes[priority as usize].push_back(item);
@@ -106,11 +113,12 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            6 => (0..4u8).prop_map(|n| Step::Push(match n {
+            6 => (0..5u8).prop_map(|n| Step::Push(match n {
                 0 => Priority::Thaw,
                 1 => Priority::Sync,
                 2 => Priority::Interactive,
-                _ => Priority::Bulk,
+                3 => Priority::Bulk,
+                _ => Priority::Chunk,
             })),
             4 => Just(Step::Pop),
             1 => Just(Step::TakeOdd),
@@ -131,7 +139,9 @@ mod tests {
                 match step {
                     Step::Push(priority) => {
                         let room = if priority == Priority::Thaw { depth + 4 } else { depth };
-                        let fits = model.len() < room;
+                        let chunk = |(priority, _): &&(_, _)| *priority == Priority::Chunk;
+                        let counted = model.len() - model.iter().filter(chunk).count();
+                        let fits = priority == Priority::Chunk || counted < room;
                         prop_assert_eq!(queue.push(priority, (priority, n), depth).is_ok(), fits);
                         if fits {
                             model.push((priority, n));

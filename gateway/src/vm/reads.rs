@@ -229,7 +229,7 @@ where
 /// Whether what a guest said of itself may be otherwise after this command. Files are not told of
 /// in any read but by how full a filesystem is, which changes anyhow.
 pub(super) fn outdates(info: &CommandInfo) -> bool {
-    info.changes_guest && !info.name.starts_with("guest-file-") && !info.name.contains("-fsfreeze-")
+    info.changes_guest && !info.name.contains("guest-file-") && !info.name.contains("-fsfreeze-")
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use serde_json::Map;
 use tokio::sync::{mpsc, oneshot};
@@ -81,6 +82,11 @@ impl Registry {
         for vm in self.list() {
             vm.close();
         }
+    }
+
+    /// Ends all transfers of files, and waits for a while until the guests have closed them.
+    pub async fn end_transfers(&self, patience: Duration) {
+        self.0.settings.transfers.end(patience).await;
     }
 
     /// What happens to VMs, links and leases.

@@ -38,6 +38,10 @@ use crate::metrics::CommandOutcome;
 /// How much is read before other actors get a turn.
 const TURN_BYTES: usize = 1 << 20;
 
+/// Parts of files in flight at once: the next is there when the agent has done one, and whoever
+/// comes between waits for no more.
+const BULK_IN_FLIGHT: usize = 2;
+
 /// How long after a command without success response a sync asks whether it is done.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -272,12 +276,14 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         self.send_wants(now);
+        let mut bulk = self.bulk_in_flight();
         loop {
             let pending = {
                 let mut queue = self.vm.queue();
                 let Some(due) = queue.peek() else { break };
                 let may_go = due.reply.is_closed()
                     || match &due.work {
+                        Work::Call { .. } if due.is_bulk() && bulk >= BULK_IN_FLIGHT => false,
                         Work::Call { info, .. } => self.client.can_send(info),
                         Work::Resync => {
                             matches!(self.stage, Stage::Up) && self.client.in_flight() == 0
@@ -308,10 +314,21 @@ impl<'a> Session<'a> {
                     self.resyncs.push(*pending);
                     self.start_sync()?;
                 }
-                Work::Call { .. } => self.send(pending, now),
+                Work::Call { .. } => {
+                    bulk += usize::from(pending.is_bulk());
+                    self.send(pending, now);
+                }
             }
         }
         Ok(())
+    }
+
+    fn bulk_in_flight(&self) -> usize {
+        let bulk = |(_, caller): &&(_, Caller)| match caller {
+            Caller::Pending(pending) => pending.is_bulk(),
+            Caller::Status | Caller::Info => false,
+        };
+        self.calls.iter().filter(bulk).count()
     }
 
     fn send(&mut self, mut pending: Box<Pending>, now: Instant) {

@@ -9,6 +9,7 @@ use super::capabilities::Interner;
 use super::events::Events;
 use super::power::PowerWatches;
 use super::reads::Reads;
+use super::transfer::Transfers;
 use crate::config::{Config, Limits, Timeouts};
 use crate::metrics::{CommandFigures, FreezeFigures};
 
@@ -23,6 +24,7 @@ pub(crate) struct Settings {
     pub(crate) events: Events,
     pub(crate) power: PowerWatches,
     pub(crate) reads: Reads,
+    pub(crate) transfers: Transfers,
     pub(crate) commands: CommandFigures,
     pub(crate) freezes: FreezeFigures,
     /// Wakes the discovery: a VM that was kept for its lease may go.
@@ -39,6 +41,7 @@ impl Settings {
             events: Events::new(&config.limits),
             power: PowerWatches::default(),
             reads: Reads::default(),
+            transfers: Transfers::default(),
             commands: CommandFigures::default(),
             freezes: FreezeFigures::default(),
             unpinned: Notify::new(),

@@ -1,6 +1,7 @@
 //! `guest-file-open`, `-close`, `-read`, `-write`, `-seek`, `-flush`.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -66,6 +67,53 @@ pub struct FileRead {
     pub buf_b64: Base64,
     /// Whether this read met the end of the file.
     pub eof: bool,
+}
+
+/// A [`FileRead`] whose bytes lie where the reply's text lay: of a large read nothing is copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileChunk {
+    /// Holds the bytes, and what is left of the reply around them.
+    pub buffer: Vec<u8>,
+    /// Where in the buffer they are.
+    pub bytes: Range<usize>,
+    /// Whether this read met the end of the file.
+    pub eof: bool,
+}
+
+impl FileChunk {
+    /// From a reply's line, of which `value` is the JSON text of a [`FileRead`]. The error says
+    /// what is wrong with it.
+    pub(crate) fn decode(mut buffer: Vec<u8>, value: Range<usize>) -> Result<Self, String> {
+        /// As [`FileRead`], of a text in which nothing is escaped.
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct Plain<'a> {
+            count: i64,
+            buf_b64: &'a str,
+            eof: bool,
+        }
+        let (count, eof, bytes) = match serde_json::from_slice(&buffer[value.clone()]) {
+            Ok(Plain { count, buf_b64, eof }) => {
+                // The text borrows from the buffer: its place there is the distance.
+                let start = buf_b64.as_ptr() as usize - buffer.as_ptr() as usize;
+                let text = start..start + buf_b64.len();
+                let length = base64::decode_in_place(&mut buffer[text])
+                    .ok_or("its buf-b64 is not valid base64")?;
+                (count, eof, start..start + length)
+            }
+            // A slash may be escaped, and then there is more to undo than base64.
+            Err(_) => {
+                let FileRead { count, buf_b64, eof } =
+                    serde_json::from_slice(&buffer[value]).map_err(|error| error.to_string())?;
+                buffer = buf_b64.0;
+                (count, eof, 0..buffer.len())
+            }
+        };
+        if i64::try_from(bytes.len()) != Ok(count) {
+            return Err(format!("it has {} bytes and says {count}", bytes.len()));
+        }
+        Ok(Self { buffer, bytes, eof })
+    }
 }
 
 /// Builds the JSON text of a [`FileRead`] piece by piece, so that a large read never stands
@@ -281,6 +329,34 @@ mod tests {
         let empty: FileRead =
             serde_json::from_slice(&FileReadBuilder::new(0).finish(false)).unwrap();
         assert_eq!(empty, FileRead { count: 0, buf_b64: Base64(vec![]), eof: false });
+    }
+
+    #[test]
+    fn a_chunk_is_decoded_where_it_lies() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        for end in [0, 1, 2, 3, 255, 256] {
+            let mut builder = FileReadBuilder::new(0);
+            builder.push(&bytes[..end]);
+            let line = [b"{\"return\": ", &*builder.finish(end == 1), b"}"].concat();
+            let value = 11..line.len() - 1;
+            let chunk = FileChunk::decode(line, value).unwrap();
+            assert_eq!((&chunk.buffer[chunk.bytes], chunk.eof), (&bytes[..end], end == 1));
+        }
+        let decode = |text: &str| FileChunk::decode(text.into(), 0..text.len());
+        let escaped = decode(r#"{"buf-b64": "\/\/8=", "count": 2, "eof": false}"#).unwrap();
+        assert_eq!(escaped.buffer[escaped.bytes], [255, 255]);
+        for bad in [
+            r#"{"buf-b64": "QUJ", "count": 2, "eof": false}"#,
+            r#"{"buf-b64": "QUJD", "count": 2, "eof": false}"#,
+            r#"{"buf-b64": "QUJD", "count": -3, "eof": false}"#,
+            r#"{"buf-b64": "QUJD", "count": 3}"#,
+            r#"{"count": 0, "eof": true}"#,
+            r#"{"buf-b64": 1, "count": 0, "eof": true}"#,
+            "{}",
+            "[]",
+        ] {
+            assert!(decode(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -46,8 +46,8 @@ pub use self::exec_ext::{
     XExecSignal, XExecStart, XExecStarted, XExecWait, XExecWrite,
 };
 pub use self::file::{
-    FileRead, FileReadBuilder, FileSeek, FileWrite, GuestFileClose, GuestFileFlush, GuestFileOpen,
-    GuestFileRead, GuestFileSeek, GuestFileWrite, MAX_READ_COUNT, Whence,
+    FileChunk, FileRead, FileReadBuilder, FileSeek, FileWrite, GuestFileClose, GuestFileFlush,
+    GuestFileOpen, GuestFileRead, GuestFileSeek, GuestFileWrite, MAX_READ_COUNT, Whence,
 };
 pub use self::file_ext::{
     CreatedFile, DirectoryEntry, Expected, FileKind, FileList, FileStat, OpenFile, XFileCommit,

@@ -144,6 +144,8 @@ fn agent_error(vm: &VmHandle, info: &CommandInfo, frozen: bool, error: &QgaError
         }
     } else if error.is_not_found() {
         unsupported(vm, info.name)
+    } else if let Some(problem) = super::files::by_errno(vm, info, error) {
+        problem
     } else if is_unknown_option(error) {
         Problem::new(
             Code::CommandUnsupported,
@@ -165,7 +167,11 @@ fn agent_error(vm: &VmHandle, info: &CommandInfo, frozen: bool, error: &QgaError
         )
         .outcome(Outcome::Failed, false)
     };
-    problem.guest_said(error.class.as_str(), &error.desc)
+    let problem = problem.guest_said(error.class.as_str(), &error.desc);
+    match &error.errno {
+        Some(errno) => problem.errno(errno),
+        None => problem,
+    }
 }
 
 /// The guest does not run this now. `lease`: whose freeze it is.

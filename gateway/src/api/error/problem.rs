@@ -58,6 +58,19 @@ pub(crate) struct ProblemBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     qga_desc: Option<String>,
+    /// The name of the guest kernel's error number, where the agent tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "ENOENT")]
+    errno: Option<String>,
+    /// Bytes of the content that were received, from its beginning, and are kept for a while: the
+    /// upload can be gone on with from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    received: Option<u64>,
+    /// Up to where the file holds what was sent; what was there before has been overwritten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    written: Option<u64>,
     /// Whether the same request may be sent again without doing harm.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -75,6 +88,9 @@ pub(crate) struct ProblemBody {
     lease_id: Option<String>,
     #[serde(skip)]
     retry_after: Option<u32>,
+    /// How long the file is of which there is no such range.
+    #[serde(skip)]
+    size: Option<u64>,
 }
 
 /// A failure on its way to the caller.
@@ -94,11 +110,15 @@ impl Problem {
             command: None,
             qga_class: None,
             qga_desc: None,
+            errno: None,
+            received: None,
+            written: None,
             retryable: None,
             outcome: None,
             link: None,
             lease_id: None,
             retry_after: None,
+            size: None,
         }))
     }
 
@@ -145,6 +165,27 @@ impl Problem {
     pub(crate) fn guest_said(mut self, class: &str, desc: &str) -> Self {
         self.0.qga_class = Some(printable(class));
         self.0.qga_desc = Some(printable(desc));
+        self
+    }
+
+    pub(crate) fn errno(mut self, name: &str) -> Self {
+        self.0.errno = Some(printable(name));
+        self
+    }
+
+    pub(crate) fn received(mut self, bytes: u64) -> Self {
+        self.0.received = Some(bytes);
+        self
+    }
+
+    pub(crate) fn written(mut self, bytes: u64) -> Self {
+        self.0.written = Some(bytes);
+        self
+    }
+
+    /// Of how many bytes the file is, whose range is not there.
+    pub(crate) fn size(mut self, bytes: u64) -> Self {
+        self.0.size = Some(bytes);
         self
     }
 
@@ -207,6 +248,11 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = body.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(size) = body.size
+            && let Ok(range) = HeaderValue::try_from(format!("bytes */{size}"))
+        {
+            headers.insert(header::CONTENT_RANGE, range);
         }
         if body.code == Code::Unauthenticated {
             headers.insert(

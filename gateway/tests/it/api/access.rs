@@ -16,7 +16,8 @@ pub(crate) fn operations() -> Vec<(String, String, bool)> {
             .replace("{lease}", "frz_00000000000000000000000000000000")
             .replace("{handle}", "1000")
             .replace("{name}", "guest-ping");
-        for (method, operation) in item.as_object().unwrap() {
+        // A problem that answers a HEAD has no body to be looked at; see the tests of downloads.
+        for (method, operation) in item.as_object().unwrap().iter().filter(|(m, _)| *m != "head") {
             let public = operation.get("security").is_some();
             operations.push((method.to_uppercase(), path.clone(), public));
         }

@@ -56,7 +56,8 @@ fn operations(lease: &str) -> Vec<Operation> {
             .replace("{lease}", lease)
             .replace("{handle}", "1000")
             .replace("{name}", "guest-ping");
-        for (method, operation) in item.as_object().unwrap() {
+        // A problem that answers a HEAD has no body to be looked at.
+        for (method, operation) in item.as_object().unwrap().iter().filter(|(m, _)| *m != "head") {
             // Where it depends on the request, the example's comes first.
             let right = operation["x-qga-right"].as_str().and_then(|r| r.split(',').next());
             let Some(right) = right else { continue };

@@ -1,0 +1,132 @@
+//! How many transfers there are, and the handles that are left to be closed.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::TransferError;
+use super::kept::Kept;
+use crate::vm::VmId;
+use crate::vm::handle::VmHandle;
+
+/// Handles that are being closed on one VM. A guest that does not let them go has its own bound.
+const MOST_CLOSING: usize = 64;
+
+/// All transfers, of all VMs.
+#[derive(Debug, Default)]
+pub(crate) struct Transfers {
+    counts: Mutex<Counts>,
+    pub(super) kept: Kept,
+    stopping: CancellationToken,
+    fewer: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Transfers under way.
+    all: usize,
+    vms: HashMap<VmId, Count>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    open: usize,
+    closing: usize,
+}
+
+/// One transfer's place among them.
+#[derive(Debug)]
+pub(super) struct Slot {
+    vm: VmHandle,
+    closing: bool,
+}
+
+impl Transfers {
+    /// Room for one more transfer on this VM.
+    pub(super) fn begin(vm: &VmHandle) -> Result<Slot, TransferError> {
+        let transfers = &vm.settings().transfers;
+        if transfers.stopping.is_cancelled() {
+            return Err(TransferError::Stopping);
+        }
+        let limits = vm.settings().limits();
+        let mut counts = transfers.lock();
+        if counts.all >= limits.transfers {
+            return Err(TransferError::TooMany { limit: limits.transfers, everywhere: true });
+        }
+        let count = counts.vms.entry(vm.id().clone()).or_default();
+        if count.open >= limits.transfers_vm {
+            return Err(TransferError::TooMany { limit: limits.transfers_vm, everywhere: false });
+        }
+        count.open += 1;
+        counts.all += 1;
+        Ok(Slot { vm: vm.clone(), closing: false })
+    }
+
+    /// Cancelled when transfers are to end.
+    pub(super) fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
+    /// Ends all transfers and waits until their handles are closed, for a while.
+    pub(crate) async fn end(&self, patience: Duration) {
+        self.stopping.cancel();
+        self.kept.clear();
+        let until = Instant::now() + patience;
+        loop {
+            let fewer = self.fewer.notified();
+            if self.lock().vms.is_empty() || timeout_at(until, fewer).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    /// The transfer is over, and only its handle is left. False: too many are, it is given up.
+    pub(super) fn close(&mut self) -> bool {
+        let mut counts = self.vm.settings().transfers.lock();
+        let count = counts.vms.entry(self.vm.id().clone()).or_default();
+        if self.closing {
+            return true;
+        }
+        if count.closing >= MOST_CLOSING {
+            return false;
+        }
+        count.open -= 1;
+        count.closing += 1;
+        counts.all -= 1;
+        self.closing = true;
+        true
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let transfers = &self.vm.settings().transfers;
+        let mut counts = transfers.lock();
+        let id = self.vm.id();
+        if let Some(count) = counts.vms.get_mut(id) {
+            if self.closing {
+                count.closing -= 1;
+            } else {
+                count.open -= 1;
+            }
+            if count.open + count.closing == 0 {
+                counts.vms.remove(id);
+            }
+        }
+        if !self.closing {
+            counts.all -= 1;
+        }
+        drop(counts);
+        transfers.fewer.notify_waiters();
+    }
+}

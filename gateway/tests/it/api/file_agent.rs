@@ -1,0 +1,498 @@
+//! A guest agent with files in memory, stock or with extensions, that breaks as a test wants.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use qga_proto::base64::Base64;
+use qga_proto::command::{
+    AgentCommand, AgentInfo, COMMANDS, CommandInfo, CreatedFile, DirectoryEntry, Expected,
+    FileKind, FileList, FileReadBuilder, FileSeek, FileStat, FileWrite, GuestFileClose,
+    GuestFileOpen, GuestFileRead, GuestFileSeek, GuestFileWrite, GuestSync, OpenFile, XFileCommit,
+    XFileCreate, XFileList, XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat,
+};
+use qga_proto::{Outcome, QgaError, Request, Server};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct FileAgent(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    disk: Mutex<Disk>,
+    /// Nothing is done while this is true.
+    held: watch::Sender<bool>,
+    /// Changes when the connection is to end.
+    cut: watch::Sender<u32>,
+}
+
+/// What there is, and what is to go wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    extended: bool,
+    pub(crate) frozen: bool,
+    names: BTreeMap<Vec<u8>, u64>,
+    files: HashMap<u64, File>,
+    handles: HashMap<i64, Handle>,
+    next: u64,
+    /// Bytes that may still be written; no bound if absent.
+    pub(crate) room: Option<usize>,
+    /// Bytes that may still be sent before the connection is cut.
+    pub(crate) cut_after: Option<usize>,
+    /// The most bytes of an answer's content that is sent at once; short reads.
+    pub(crate) short: Option<usize>,
+    /// All that ran, with what was running before it was answered; syncs left out.
+    pub(crate) ran: Vec<&'static str>,
+    /// Bytes that were read from each handle, in order.
+    pub(crate) turns: Vec<i64>,
+}
+
+#[derive(Clone, Debug)]
+struct File {
+    kind: FileKind,
+    data: Vec<u8>,
+    /// What `stat` says, where it is not so.
+    says: Option<u64>,
+    denied: bool,
+    mode: u32,
+    uid: u32,
+    mtime_ns: i64,
+}
+
+#[derive(Clone, Debug)]
+struct Handle {
+    file: u64,
+    at: usize,
+    /// For a file without a name: what it will be called.
+    target: Option<Vec<u8>>,
+}
+
+impl FileAgent {
+    pub(crate) fn new(extended: bool) -> Self {
+        let disk = Disk { extended, next: 1000, ..Disk::default() };
+        let shared = Shared {
+            disk: Mutex::new(disk),
+            held: watch::Sender::new(false),
+            cut: watch::Sender::new(0),
+        };
+        let agent = Self(Arc::new(shared));
+        agent.put_kind("/dir", FileKind::Directory, b"");
+        agent
+    }
+
+    pub(crate) fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.0.disk.lock().unwrap()
+    }
+
+    pub(crate) fn put(&self, path: &str, data: &[u8]) {
+        self.put_kind(path, FileKind::File, data);
+    }
+
+    pub(crate) fn put_kind(&self, path: &str, kind: FileKind, data: &[u8]) {
+        self.disk().put(path.as_bytes(), kind, data);
+    }
+
+    /// A file whose size is told wrong.
+    pub(crate) fn put_lying(&self, path: &str, data: &[u8], says: u64) {
+        let mut disk = self.disk();
+        let number = disk.put(path.as_bytes(), FileKind::File, data);
+        disk.files.get_mut(&number).unwrap().says = Some(says);
+    }
+
+    pub(crate) fn deny(&self, path: &str) {
+        let mut disk = self.disk();
+        let number = disk.put(path.as_bytes(), FileKind::File, b"secret");
+        disk.files.get_mut(&number).unwrap().denied = true;
+    }
+
+    pub(crate) fn content(&self, path: &str) -> Option<Vec<u8>> {
+        let disk = self.disk();
+        Some(disk.files[disk.names.get(path.as_bytes())?].data.clone())
+    }
+
+    /// Mode and owner.
+    pub(crate) fn meta(&self, path: &str) -> (u32, u32) {
+        let disk = self.disk();
+        let file = &disk.files[&disk.names[path.as_bytes()]];
+        (file.mode, file.uid)
+    }
+
+    /// Handles that are open.
+    pub(crate) fn open(&self) -> usize {
+        self.disk().handles.len()
+    }
+
+    pub(crate) fn ran(&self, name: &str) -> usize {
+        self.disk().ran.iter().filter(|ran| **ran == name).count()
+    }
+
+    pub(crate) fn hold(&self, held: bool) {
+        self.0.held.send_replace(held);
+    }
+
+    /// The agent starts afresh: it knows no handle, and its connection is cut.
+    pub(crate) fn restart(&self) {
+        self.disk().forget_handles();
+        self.0.cut.send_modify(|times| *times += 1);
+    }
+
+    /// Serves one client after the other, as a QEMU chardev does.
+    pub(crate) fn listen(&self, socket: &Path) {
+        let listener = UnixListener::bind(socket).unwrap();
+        let agent = self.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let mut cut = agent.0.cut.subscribe();
+                tokio::select! {
+                    _ = agent.serve(stream) => {}
+                    _ = cut.changed() => {}
+                }
+            }
+        });
+    }
+
+    async fn serve(&self, mut stream: UnixStream) -> std::io::Result<()> {
+        let mut server = Server::new();
+        let mut buffer = vec![0; 1 << 16];
+        let mut held = self.0.held.subscribe();
+        loop {
+            let count = stream.read(&mut buffer).await?;
+            if count == 0 {
+                return Ok(());
+            }
+            server.feed(&buffer[..count]);
+            while let Some(job) = server.poll(Instant::now(), &mut |_| true) {
+                let _ = held.wait_for(|held| !held).await;
+                let outcome = self.disk().run(job.info, &job.request);
+                server.complete(job.ticket, outcome);
+                while !server.output().is_empty() {
+                    let left = self.disk().cut_after;
+                    let length = server.output().len().min(left.unwrap_or(usize::MAX));
+                    stream.write_all(&server.output()[..length]).await?;
+                    if let Some(left) = left {
+                        self.disk().cut_after = Some(left - length);
+                        if left == length {
+                            self.disk().cut_after = None;
+                            return Ok(());
+                        }
+                    }
+                    server.consume_output(length);
+                }
+            }
+        }
+    }
+}
+
+fn error(errno: &str, text: &str) -> QgaError {
+    QgaError::generic(text).with_errno(errno)
+}
+
+impl Disk {
+    fn put(&mut self, path: &[u8], kind: FileKind, data: &[u8]) -> u64 {
+        self.next += 1;
+        let number = self.next;
+        let mtime_ns = 1_700_000_000_000_000_000 + i64::try_from(number).unwrap();
+        let (says, data) = (None, data.to_vec());
+        let file = File { kind, data, says, denied: false, mode: 0o640, uid: 7, mtime_ns };
+        self.files.insert(number, file);
+        self.names.insert(path.into(), number);
+        number
+    }
+
+    pub(crate) fn forget_handles(&mut self) {
+        self.handles.clear();
+    }
+
+    fn run(&mut self, info: &CommandInfo, request: &Request) -> Outcome {
+        if !info.is_sync() {
+            self.ran.push(info.name);
+        }
+        if self.frozen && !info.allowed_while_frozen {
+            return Outcome::Error(QgaError::disabled(info.name));
+        }
+        let done = self.answer(info.name, request);
+        // Only extensions and their handles tell it.
+        done.unwrap_or_else(|mut error| {
+            if !self.extended {
+                error.errno = None;
+            }
+            Outcome::Error(error)
+        })
+    }
+
+    fn answer(&mut self, name: &str, request: &Request) -> Result<Outcome, QgaError> {
+        let value = match name {
+            "guest-sync" | "guest-sync-delimited" => {
+                Outcome::value(&request.arguments::<GuestSync>()?.id)
+            }
+            "guest-info" => Outcome::value(&self.info()),
+            "guest-fsfreeze-status" => {
+                Outcome::value(if self.frozen { "frozen" } else { "thawed" })
+            }
+            "guest-fsfreeze-freeze" => {
+                self.frozen = true;
+                Outcome::value(&1)
+            }
+            "guest-fsfreeze-thaw" => Outcome::value(&i64::from(std::mem::take(&mut self.frozen))),
+            "guest-file-open" => Outcome::value(&self.open(&request.arguments()?)?),
+            "guest-file-close" => {
+                let GuestFileClose { handle } = request.arguments()?;
+                self.handle(handle)?;
+                self.handles.remove(&handle);
+                Outcome::empty()
+            }
+            "guest-file-read" => self.read(&request.arguments()?)?,
+            "guest-file-write" => {
+                let GuestFileWrite { handle, buf_b64, .. } = request.arguments()?;
+                Outcome::value(&self.write(handle, &buf_b64.decode()?)?)
+            }
+            "guest-file-seek" => Outcome::value(&self.seek(&request.arguments()?)?),
+            "x-guest-file-open" => Outcome::value(&self.x_open(request.arguments()?)?),
+            "x-guest-file-stat" => Outcome::value(&{
+                let XFileStat { path, path_b64, .. } = request.arguments()?;
+                self.stat(self.find(&bytes(path, path_b64))?)
+            }),
+            "x-guest-file-create" => Outcome::value(&{
+                let XFileCreate { path, path_b64 } = request.arguments()?;
+                self.create(bytes(path, path_b64))?
+            }),
+            "x-guest-file-commit" => Outcome::value(&self.commit(&request.arguments()?)?),
+            "x-guest-file-list" => Outcome::value(&self.list(request.arguments()?)),
+            "x-guest-file-mkdir" => {
+                let XFileMkdir { path, path_b64, .. } = request.arguments()?;
+                let path = bytes(path, path_b64);
+                if self.names.contains_key(&path) {
+                    return Err(error("EEXIST", "File exists"));
+                }
+                self.put(&path, FileKind::Directory, b"");
+                Outcome::empty()
+            }
+            "x-guest-file-rename" => {
+                let XFileRename { path, path_b64, to, to_b64, replace } = request.arguments()?;
+                let (path, to) = (bytes(path, path_b64), bytes(to, to_b64));
+                let number = self.find(&path)?;
+                if self.names.contains_key(&to) && replace != Some(true) {
+                    return Err(error("EEXIST", "File exists"));
+                }
+                self.names.remove(&path);
+                self.names.insert(to, number);
+                Outcome::empty()
+            }
+            "x-guest-file-remove" => {
+                let XFileRemove { path, path_b64, expect } = request.arguments()?;
+                let path = bytes(path, path_b64);
+                self.find(&path)?;
+                self.check(&path, expect)?;
+                self.names.remove(&path);
+                Outcome::empty()
+            }
+            _ => Outcome::empty(),
+        };
+        Ok(value)
+    }
+
+    fn info(&self) -> AgentInfo {
+        let has = |info: &&CommandInfo| {
+            !info.is_extension() || self.extended && info.name.starts_with("x-guest-file-")
+        };
+        let command = |info: &CommandInfo| AgentCommand {
+            name: info.name.into(),
+            enabled: true,
+            success_response: Some(info.success_response),
+        };
+        AgentInfo {
+            version: "11.1.3".into(),
+            supported_commands: COMMANDS.iter().filter(has).map(command).collect(),
+        }
+    }
+
+    fn find(&self, path: &[u8]) -> Result<u64, QgaError> {
+        let found = self.names.get(path).copied();
+        let number = found.ok_or_else(|| error("ENOENT", "No such file or directory"))?;
+        if self.files[&number].denied {
+            return Err(error("EACCES", "Permission denied"));
+        }
+        Ok(number)
+    }
+
+    fn stat(&self, number: u64) -> FileStat {
+        let file = &self.files[&number];
+        let regular = file.kind == FileKind::File;
+        FileStat {
+            kind: file.kind,
+            size: file.says.unwrap_or(if regular { file.data.len() as u64 } else { 0 }),
+            mode: file.mode,
+            uid: file.uid,
+            ino: number,
+            dev: 1,
+            nlink: 1,
+            mtime_ns: file.mtime_ns,
+            ..FileStat::default()
+        }
+    }
+
+    fn new_handle(&mut self, file: u64, target: Option<Vec<u8>>) -> i64 {
+        self.next += 1;
+        let handle = i64::try_from(self.next).unwrap();
+        self.handles.insert(handle, Handle { file, at: 0, target });
+        handle
+    }
+
+    fn handle(&self, handle: i64) -> Result<Handle, QgaError> {
+        let found = self.handles.get(&handle).cloned();
+        found.ok_or_else(|| QgaError::generic(format!("handle '{handle}' has not been found")))
+    }
+
+    fn open(&mut self, GuestFileOpen { path, mode }: &GuestFileOpen) -> Result<i64, QgaError> {
+        let mode = mode.as_deref().unwrap_or("r");
+        let number = match self.find(path.as_bytes()) {
+            Err(_) if mode == "w" && !self.names.contains_key(path.as_bytes()) => {
+                self.put(path.as_bytes(), FileKind::File, b"")
+            }
+            found => found?,
+        };
+        if mode == "w" {
+            self.files.get_mut(&number).unwrap().data.clear();
+        }
+        Ok(self.new_handle(number, None))
+    }
+
+    fn x_open(&mut self, open: XFileOpen) -> Result<OpenFile, QgaError> {
+        let number = self.find(&bytes(open.path, open.path_b64))?;
+        if self.files[&number].kind == FileKind::Directory {
+            return Err(error("EISDIR", "Is a directory"));
+        }
+        Ok(OpenFile { handle: self.new_handle(number, None), stat: self.stat(number) })
+    }
+
+    fn read(&mut self, read: &GuestFileRead) -> Result<Outcome, QgaError> {
+        let Handle { file, at, .. } = self.handle(read.handle)?;
+        let asked = usize::try_from(read.count.unwrap_or(4096)).unwrap();
+        let short = self.short.unwrap_or(usize::MAX);
+        let file = &self.files[&file];
+        let mut builder = FileReadBuilder::new(asked);
+        let eof = match file.kind {
+            FileKind::Directory => return Err(error("EISDIR", "Is a directory")),
+            // One that never ends.
+            FileKind::CharDevice => {
+                builder.push(&vec![b'z'; asked]);
+                false
+            }
+            _ => {
+                let end = file.data.len().min(at.saturating_add(asked.min(short)));
+                builder.push(file.data.get(at..end).unwrap_or_default());
+                at + asked > file.data.len() && end == file.data.len()
+            }
+        };
+        self.turns.push(read.handle);
+        self.handles.get_mut(&read.handle).unwrap().at += builder.count();
+        Ok(Outcome::Return(builder.finish(eof)))
+    }
+
+    fn write(&mut self, handle: i64, bytes: &[u8]) -> Result<FileWrite, QgaError> {
+        let Handle { file, at, .. } = self.handle(handle)?;
+        if let Some(room) = &mut self.room {
+            *room = room.checked_sub(bytes.len()).ok_or_else(|| {
+                error("ENOSPC", "failed to write to file: No space left on device")
+            })?;
+        }
+        let file = self.files.get_mut(&file).unwrap();
+        file.data.resize(file.data.len().max(at + bytes.len()), 0);
+        file.data[at..at + bytes.len()].copy_from_slice(bytes);
+        file.mtime_ns += 1;
+        self.handles.get_mut(&handle).unwrap().at += bytes.len();
+        Ok(FileWrite { count: i64::try_from(bytes.len()).unwrap(), eof: false })
+    }
+
+    fn seek(&mut self, seek: &GuestFileSeek) -> Result<FileSeek, QgaError> {
+        let Handle { file, at, .. } = self.handle(seek.handle)?;
+        let file = &self.files[&file];
+        let regular = matches!(file.kind, FileKind::File | FileKind::BlockDevice);
+        let end = match file.says {
+            Some(says) => usize::try_from(says).unwrap(),
+            None if regular => file.data.len(),
+            None => return Err(error("ESPIPE", "failed to seek file: Illegal seek")),
+        };
+        let from = [0, at, end][usize::try_from(seek.whence.number()).unwrap()];
+        let position = i64::try_from(from).unwrap() + seek.offset;
+        self.handles.get_mut(&seek.handle).unwrap().at = usize::try_from(position).unwrap();
+        Ok(FileSeek { position, eof: false })
+    }
+
+    fn create(&mut self, path: Vec<u8>) -> Result<CreatedFile, QgaError> {
+        let replaces = match self.find(&path) {
+            Ok(number) if self.files[&number].kind == FileKind::Directory => {
+                return Err(error("EISDIR", "Is a directory"));
+            }
+            Ok(number) => Some(self.stat(number)),
+            Err(error) if error.errno.as_deref() == Some("ENOENT") => None,
+            Err(error) => return Err(error),
+        };
+        let number = self.put(b"", FileKind::File, b"");
+        self.names.remove(&b""[..]);
+        Ok(CreatedFile { handle: self.new_handle(number, Some(path)), replaces })
+    }
+
+    fn commit(&mut self, commit: &XFileCommit) -> Result<FileStat, QgaError> {
+        let Handle { file, target, .. } = self.handle(commit.handle)?;
+        let target = target.ok_or_else(|| QgaError::generic("not created"))?;
+        self.check(&target, commit.expect)?;
+        let before = self.names.get(&target).map(|number| self.files[number].clone());
+        let new = self.files.get_mut(&file).unwrap();
+        let kept = before.map_or((0o644, 0), |before| (before.mode, before.uid));
+        new.mode = commit.mode.map_or(kept.0, |mode| u32::try_from(mode).unwrap());
+        new.uid = commit.uid.map_or(kept.1, |uid| u32::try_from(uid).unwrap());
+        self.names.insert(target, file);
+        self.handles.remove(&commit.handle);
+        Ok(self.stat(file))
+    }
+
+    fn check(&self, path: &[u8], expect: Option<Expected>) -> Result<(), QgaError> {
+        let Some(expect) = expect else { return Ok(()) };
+        let now = self.names.get(path).map(|number| self.stat(*number));
+        match now {
+            Some(_) if expect.absent => Err(error("EEXIST", "File exists")),
+            None if !expect.absent => Err(error("ENOENT", "No such file or directory")),
+            Some(now)
+                if expect.ino.is_some_and(|ino| ino != now.ino)
+                    || expect.size.is_some_and(|size| size != now.size)
+                    || expect.mtime_ns.is_some_and(|at| at != now.mtime_ns) =>
+            {
+                Err(error("ESTALE", "it is another one"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn list(&self, list: XFileList) -> FileList {
+        let mut prefix = bytes(list.path, list.path_b64);
+        prefix.push(b'/');
+        let after = list.after_b64.map(|after| after.decode().unwrap()).unwrap_or_default();
+        let limit = usize::try_from(list.limit.unwrap_or(1000)).unwrap();
+        let below = self.names.iter().filter_map(|(name, number)| {
+            Some((name.strip_prefix(&*prefix)?, *number)).filter(|(name, _)| **name > *after)
+        });
+        let mut below: Vec<_> = below.take(limit + 1).collect();
+        let more = below.len() > limit;
+        below.truncate(limit);
+        let next = below.last().filter(|_| more).map(|(name, _)| Base64(name.to_vec()));
+        let entry = |(name, number): (&[u8], u64)| DirectoryEntry {
+            name: String::from_utf8_lossy(name).into(),
+            name_b64: std::str::from_utf8(name).is_err().then(|| Base64(name.to_vec())),
+            stat: Some(self.stat(number)),
+        };
+        FileList { entries: below.into_iter().map(entry).collect(), next }
+    }
+}
+
+fn bytes(path: Option<String>, b64: Option<qga_proto::base64::Base64Text>) -> Vec<u8> {
+    match (path, b64) {
+        (Some(path), None) => path.into_bytes(),
+        (None, Some(b64)) => b64.decode().unwrap(),
+        _ => panic!("one of path and path-b64"),
+    }
+}
