@@ -1,6 +1,6 @@
 # Thin on purpose: each target is one script or one cargo command.
 
-.PHONY: demo test check bench openapi fault-matrix
+.PHONY: demo test check bench openapi fault-matrix deb deb-test oci
 
 demo: ## A real VM frozen and thawed over HTTP, then yours to play with until Ctrl-C
 	@scripts/demo
@@ -20,3 +20,15 @@ openapi: ## Regenerate openapi/gateway.json from the router
 fault-matrix: ## Run every fault at every point of a freeze, and write what came of it to docs/fault-matrix.md
 	@cargo build --quiet --package qga-gateway --package qga-e2e --bins
 	@QGA_MATRIX=write cargo test --quiet --package qga-e2e --test it faults::matrix
+
+deb: ## Debian packages of the gateway and the agent, in target/deb
+	@scripts/deb
+
+deb-test: ## Install, upgrade during a freeze, remove and purge the packages in a root of their own; run the image
+	@cargo build --quiet --package qga-gateway --package qga-e2e --bins
+	@scripts/deb-test
+	@scripts/oci-test
+
+oci: ## An OCI image with the static gateway and nothing else, in target/oci
+	@cargo build --quiet --release --package qga-gateway
+	@scripts/oci target/*/release/qga-gateway

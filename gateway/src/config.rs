@@ -28,8 +28,10 @@ mod limits;
 mod locate;
 mod metrics;
 mod restart;
+mod secret;
 mod telemetry;
 mod template;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -45,8 +47,10 @@ pub use external::ExternalFreeze;
 pub(crate) use fields::absolute_or_none;
 pub use limits::{Limits, Timeouts};
 pub use metrics::MetricsConfig;
+pub use secret::{NoCredentials, SecretFile};
 pub use telemetry::TelemetryConfig;
 pub use template::{IdTemplate, LabelTemplate, PathTemplate};
+pub use tls::TlsConfig;
 
 /// The gateway's configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -108,11 +112,15 @@ impl Default for Config {
 pub struct Listen {
     /// The Unix socket; `/run/qga-gateway/api.sock` unless told.
     pub unix: PathBuf,
-    /// A loopback address, if TCP is wanted too.
-    #[serde(deserialize_with = "fields::loopback")]
+    /// An address, if TCP is wanted too: loopback, or any with `tls`.
+    #[serde(deserialize_with = "fields::address")]
     pub tcp: Option<SocketAddr>,
-    /// Where the bearer token for TCP is kept; made if it is missing.
-    pub token_file: PathBuf,
+    /// Encrypts TCP.
+    pub tls: Option<TlsConfig>,
+    /// Serves TCP beyond loopback without TLS: everybody on the way reads tokens and answers.
+    pub insecure_tcp: bool,
+    /// Where the bearer token for TCP is kept; a file is made if it is missing, a credential is not.
+    pub token_file: SecretFile,
     /// Names accepted in `Host`, next to the loopback ones.
     pub allowed_hosts: Vec<String>,
 }
@@ -122,9 +130,33 @@ impl Default for Listen {
         Self {
             unix: "/run/qga-gateway/api.sock".into(),
             tcp: None,
-            token_file: "/run/qga-gateway/token".into(),
+            tls: None,
+            insecure_tcp: false,
+            token_file: SecretFile::Path("/run/qga-gateway/token".into()),
             allowed_hosts: Vec::new(),
         }
+    }
+}
+
+impl Listen {
+    fn contradiction(&self) -> Option<(String, String)> {
+        let says = |key: &str, cause: String| Some((format!("listen.{key}"), cause));
+        let Some(address) = self.tcp else {
+            let unused = self.tls.is_some();
+            return unused.then(|| says("tls", "needs listen.tcp".into())).flatten();
+        };
+        if self.tls.is_none() && !address.ip().is_loopback() && !self.insecure_tcp {
+            let cause = format!(
+                "{address} is not a loopback address: it needs [listen.tls], or insecure_tcp = true \
+                 where something else encrypts"
+            );
+            return says("tcp", cause);
+        }
+        let tls = self.tls.as_ref()?;
+        if tls.client_certificate_required && tls.client_ca.is_none() {
+            return says("tls.client_certificate_required", "needs client_ca".into());
+        }
+        None
     }
 }
 
@@ -394,6 +426,9 @@ impl Config {
             }
         }
         if let Some(wrong) = crate::rights::contradiction(&self.grants, &self.tokens) {
+            return Some(wrong);
+        }
+        if let Some(wrong) = self.listen.contradiction() {
             return Some(wrong);
         }
         if let Some(wrong) = self.audit.contradiction() {

@@ -20,14 +20,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{self, State};
 use crate::audit::{Audit, AuditConfig};
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, SecretFile};
 use crate::reload::Reloader;
 use crate::replies::Replies;
 use crate::rights::{Authority, Rules};
-use crate::server::{Tcp, Unix, load_token, raise_descriptors, serve};
+use crate::server::{Inherited, Tcp, Tls, Unix, load_token, raise_descriptors, serve};
 use crate::store::{StateDir, Store};
 use crate::trace::Exporter;
 use crate::vm::{Leases, Registry, ShutdownReport, refresh_guests, watch_external};
+use crate::watchdog;
 
 /// The signal of a restart: another gateway goes on with all leases.
 const HAND_OVER: &str = "SIGUSR2";
@@ -40,11 +41,12 @@ const LAST_CLOSE: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM, SIGINT or SIGUSR2, then drains. The first two thaw what the gateway alone
 /// guards, the last leaves all leases to the gateway that is started next. SIGHUP reads `file` again, which `config` is from.
+/// An `inherited` socket takes the place of the configured one.
 ///
 /// # Errors
 ///
 /// If a listener or the state directory cannot be had, or the state cannot be read.
-pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
+pub async fn run(config: Config, file: &Path, inherited: Inherited) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -56,7 +58,8 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let store = Store::open(StateDir::open(&config.state_dir)?)?;
     let authority = authority(&config)?;
     let audit = audit(&config)?;
-    let (unix, tcp) = listen(&config.listen, &authority).await?;
+    let tls = config.listen.tls.as_ref().map(Tls::load).transpose()?;
+    let (unix, tcp) = listen(&config.listen, inherited, &authority, tls.clone()).await?;
     let registry = Registry::start(&config);
     let leases = Leases::load(&registry, store.clone())?;
     tokio::spawn(watch_external(registry.clone(), leases.clone()));
@@ -78,6 +81,7 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
         tracker.spawn(serve(tcp, front, tracker.clone(), stopping.clone()));
     }
     notify(&[NotifyState::Ready]);
+    tokio::spawn(watchdog::feed(store.clone()));
     let reloader = Reloader::new(file, &config);
     let signal = loop {
         tokio::select! {
@@ -86,6 +90,9 @@ pub async fn run(config: Config, file: &Path) -> anyhow::Result<()> {
             _ = successor.recv() => break HAND_OVER,
             Some(()) = hangup.recv() => {
                 audit.reopen();
+                if let Some(Err(error)) = tls.as_ref().map(Tls::reload) {
+                    tracing::error!("the certificates stay as they were: {error}");
+                }
                 reloader.reload(&registry, &authority).await;
             }
         }
@@ -124,17 +131,35 @@ fn audit(config: &Config) -> anyhow::Result<Audit> {
     if config.audit == AuditConfig::default() {
         return Ok(Audit::default());
     }
-    let key = load_token(&config.state_dir.join("audit.key"))?;
+    let key = load_token(&SecretFile::Path(config.state_dir.join("audit.key")))?;
     Audit::start(&config.audit, &key).context("audit")
 }
 
-async fn listen(listen: &Listen, authority: &Authority) -> anyhow::Result<(Unix, Option<Tcp>)> {
-    let unix = Unix::bind(&listen.unix, authority)?;
-    tracing::info!("listening on {}", listen.unix.display());
+async fn listen(
+    listen: &Listen,
+    inherited: Inherited,
+    authority: &Authority,
+    tls: Option<Tls>,
+) -> anyhow::Result<(Unix, Option<Tcp>)> {
+    let unix = match inherited.into_unix() {
+        None => Unix::bind(&listen.unix, authority)?,
+        Some(listener) => Unix::inherited(listener, authority)
+            .context("the socket that systemd has handed over")?,
+    };
+    let at = unix.path().unwrap_or_else(|| "a socket without a name".into());
+    tracing::info!("listening on {}", at.display());
+    if at != listen.unix {
+        tracing::warn!(
+            "systemd listens on {}, not on listen.unix, {}: one of them is to be changed",
+            at.display(),
+            listen.unix.display()
+        );
+    }
     let Some(address) = listen.tcp else { return Ok((unix, None)) };
-    let tcp = Tcp::bind(address, authority, &listen.allowed_hosts).await?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let tcp = Tcp::bind(address, authority, &listen.allowed_hosts, tls).await?;
     let address = tcp.address()?;
-    tracing::info!("listening on http://{address}, token in {}", listen.token_file.display());
+    tracing::info!("listening on {scheme}://{address}, token in {}", listen.token_file);
     Ok((unix, Some(tcp)))
 }
 

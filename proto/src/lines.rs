@@ -37,6 +37,14 @@ impl Lines {
         Some(Line::Whole(line))
     }
 
+    /// Leaves empty lines out. They say nothing, and nobody is to be kept busy with millions of them.
+    pub(crate) fn skip_empty(&self, input: &mut &[u8]) {
+        if !self.is_midway() {
+            let empty = input.iter().take_while(|&&byte| byte == b'\n').count();
+            *input = &input[empty..];
+        }
+    }
+
     /// Whether part of a line is waiting for the rest.
     pub(crate) fn is_midway(&self) -> bool {
         !self.partial.is_empty() || self.dropping
@@ -66,6 +74,18 @@ mod tests {
         assert!(reader.is_midway());
         assert_eq!(lines(&mut reader, b"e\n", 10), [whole("cde")]);
         assert!(!reader.is_midway());
+    }
+
+    #[test]
+    fn empty_lines_are_left_out_but_not_the_end_of_a_line() {
+        let mut reader = Lines::default();
+        let mut input: &[u8] = b"\n\n\nab";
+        reader.skip_empty(&mut input);
+        assert_eq!(input, b"ab");
+        assert_eq!(reader.next(&mut input, 10), None);
+        let mut input: &[u8] = b"\n\n";
+        reader.skip_empty(&mut input);
+        assert_eq!(reader.next(&mut input, 10), Some(whole("ab")));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, Uri, Version, header};
 
 use super::error::{Code, Problem};
 use super::failures::Failures;
+use crate::principal::Principal;
 use crate::rights::{Authority, Bearer, Identity};
 
 /// How the callers of one connection prove who they are.
@@ -16,8 +17,9 @@ pub enum Access {
     /// A Unix socket: the kernel names the peer, once for the connection. A request may name
     /// itself by a token instead.
     Peer(Identity, Authority),
-    /// TCP on loopback, where every process of the host can connect: a token per request.
-    Bearer(Arc<TcpAccess>, IpAddr),
+    /// TCP, where anybody can connect: a token per request, or a certificate for the connection,
+    /// which a token outdoes.
+    Tcp(Arc<TcpAccess>, IpAddr, Option<Principal>),
 }
 
 /// What requests over TCP are measured by.
@@ -50,8 +52,10 @@ impl Access {
             Self::Peer(_, authority) => {
                 Ok(Some(proof(authority, headers).ok_or_else(wrong_token)?))
             }
-            Self::Bearer(_, _) if !named => Ok(None),
-            Self::Bearer(access, peer) => {
+            Self::Tcp(_, _, proved) if !named => {
+                Ok(proved.clone().map(|proved| Proof { identity: proved.into(), bearer: None }))
+            }
+            Self::Tcp(access, peer, _) => {
                 if let Some(proof) = proof(&access.authority, headers) {
                     return Ok(Some(proof));
                 }
@@ -86,7 +90,7 @@ impl Access {
             }
             _ => return Err(Problem::bad_request("Exactly one Host header is needed.")),
         };
-        let Self::Bearer(access, _) = self else { return Ok(()) };
+        let Self::Tcp(access, ..) = self else { return Ok(()) };
         let allowed = |host| {
             names(host, "localhost")
                 || names(host, "127.0.0.1")

@@ -11,6 +11,8 @@ impl Config {
             ("state_dir", self.state_dir != running.state_dir),
             ("listen.unix", new.unix != old.unix),
             ("listen.tcp", new.tcp != old.tcp),
+            ("listen.tls", new.tls != old.tls),
+            ("listen.insecure_tcp", new.insecure_tcp != old.insecure_tcp),
             ("listen.token_file", new.token_file != old.token_file),
             ("listen.allowed_hosts", new.allowed_hosts != old.allowed_hosts),
             ("audit", self.audit != running.audit),

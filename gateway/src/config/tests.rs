@@ -177,13 +177,21 @@ fn qmp_sockets_are_checked() {
 }
 
 #[test]
-fn only_loopback_is_listened_on() {
+fn beyond_loopback_only_with_tls_or_when_told() {
     for address in ["0.0.0.0:80", "192.0.2.1:8470", "[::]:8470"] {
         let said = refusal(&format!("[listen]\ntcp = \"{address}\"\n"));
-        assert!(
-            said.contains("listen.tcp: ") && said.contains("until the gateway has TLS and rights")
+        assert!(said.contains("listen.tcp: ") && said.contains("needs [listen.tls]"), "{said}");
+        let told = format!("[listen]\ntcp = \"{address}\"\ninsecure_tcp = true\n");
+        assert!(parse(&told).is_ok());
+        let tls = format!(
+            "[listen]\ntcp = \"{address}\"\n[listen.tls]\ncertificate = \"/c\"\nkey = \"/k\"\n"
         );
+        assert!(parse(&tls).is_ok());
+        let required = refusal(&(tls + "client_certificate_required = true\n"));
+        assert!(required.contains("needs client_ca"), "{required}");
     }
+    let alone = "[listen.tls]\ncertificate = \"/c\"\nkey = \"/k\"\n";
+    assert!(refusal(alone).contains("listen.tls: needs listen.tcp"));
     assert!(refusal("[listen]\ntcp = \"localhost:1\"\n").contains("is no address"));
 }
 

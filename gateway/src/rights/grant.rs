@@ -15,7 +15,7 @@ pub(super) const ANY_PEER: &str = "unix:any";
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrantConfig {
-    /// Who gets it: `token:NAME`, `unix:uid=N`, `unix:gid=N` (a peer's primary group), `unix:any`
+    /// Who gets it: `token:NAME`, `cert:NAME`, `unix:uid=N`, `unix:gid=N` (a peer's primary group), `unix:any`
     /// (whoever may open the Unix socket).
     #[serde(deserialize_with = "principals")]
     pub to: Vec<Principal>,
@@ -111,6 +111,7 @@ fn principals<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Principa
     let known = |name: &str| match name.split_once(':') {
         _ if name == ANY_PEER => true,
         Some(("token", name)) => super::tokens::is_name(name),
+        Some(("cert", name)) => !name.is_empty(),
         Some(("unix", who)) => who
             .split_once('=')
             .is_some_and(|(kind, id)| ["uid", "gid"].contains(&kind) && is_number(id)),
@@ -118,7 +119,7 @@ fn principals<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Principa
     };
     if let Some(name) = names.iter().find(|name| !known(name)) {
         return Err(de::Error::custom(format_args!(
-            "`{name}` is no principal such as token:backup, unix:uid=1000, unix:gid=984 or \
+            "`{name}` is no principal such as token:backup, cert:backup.example, unix:uid=1000, unix:gid=984 or \
              {ANY_PEER}"
         )));
     }

@@ -24,6 +24,13 @@ pub struct TokenConfig {
     pub expires: Option<Expiry>,
 }
 
+impl TokenConfig {
+    /// Whether it is refused by now.
+    pub(crate) fn is_over(&self) -> bool {
+        Token::from(self).is_over()
+    }
+}
+
 /// What a token's holder is called: it stands in logs, audit records and grants.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]

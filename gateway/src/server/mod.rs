@@ -1,9 +1,11 @@
 //! Listeners and their connections: bounded in number, in headers and in time.
 
 mod descriptors;
+mod inherited;
 mod patient;
 mod refusal;
 mod tcp;
+mod tls;
 mod token;
 mod unix;
 
@@ -31,8 +33,10 @@ use crate::api::access::Access;
 use crate::api::{Front, MAX_HEAD_BYTES, MAX_HEADERS, Refusal};
 
 pub use descriptors::raise_descriptors;
-pub use tcp::{Tcp, TcpError};
-pub use token::{TokenError, load_or_create as load_token};
+pub use inherited::Inherited;
+pub use tcp::{Opening, Tcp, TcpError};
+pub use tls::{Tls, TlsError};
+pub use token::{TokenError, load_token};
 pub use unix::{Unix, UnixError};
 
 /// Connections at once on one listener, descriptors permitting. Each listener has its own number, so that nobody on
@@ -42,6 +46,9 @@ const MAX_CONNECTIONS: usize = 1024;
 /// How long a request's headers may take, and how long a connection may be idle between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long TLS may take to agree.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long a client may take to read why it is refused.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -50,11 +57,18 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where connections come from.
 pub trait Listener: Send + 'static {
+    /// A connection before anything was said on it.
+    type Opening: Send + 'static;
     /// One connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection, and how its callers prove who they are.
-    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, Access)>> + Send;
+    /// The next connection.
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Opening>> + Send;
+
+    /// What must be agreed on first, at the client's pace; and how its callers prove who they are.
+    fn open(
+        opening: Self::Opening,
+    ) -> impl Future<Output = io::Result<(Self::Stream, Access)>> + Send;
 }
 
 /// Serves a listener until `stopping` is cancelled. Its connections are tasks of `tracker`: once
@@ -71,7 +85,7 @@ pub async fn serve<L: Listener>(
             () = stopping.cancelled() => return,
             accepted = accept(&mut listener, &slots) => accepted,
         };
-        let (stream, access, slot) = match accepted {
+        let (opening, slot) = match accepted {
             Ok(accepted) => accepted,
             // Out of descriptors or memory: what is open goes on, and will give some back.
             Err(error) => {
@@ -82,7 +96,12 @@ pub async fn serve<L: Listener>(
         };
         let (front, stopping) = (front.clone(), stopping.clone());
         tracker.spawn(async move {
-            connection(stream, &access, &front, &stopping).await;
+            match timeout(HANDSHAKE_TIMEOUT, L::open(opening)).await {
+                Ok(Ok((stream, access))) => connection(stream, &access, &front, &stopping).await,
+                // What a client does not agree to is its own affair.
+                Ok(Err(error)) => tracing::debug!(%error, "no connection came about"),
+                Err(_) => tracing::debug!("no connection came about in time"),
+            }
             drop(slot);
         });
     }
@@ -92,10 +111,9 @@ pub async fn serve<L: Listener>(
 async fn accept<L: Listener>(
     listener: &mut L,
     slots: &Arc<Semaphore>,
-) -> io::Result<(L::Stream, Access, OwnedSemaphorePermit)> {
+) -> io::Result<(L::Opening, OwnedSemaphorePermit)> {
     let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, access) = listener.accept().await?;
-    Ok((stream, access, slot))
+    Ok((listener.accept().await?, slot))
 }
 
 async fn connection<S>(stream: S, access: &Access, front: &Front, stopping: &CancellationToken)

@@ -1,12 +1,14 @@
-//! Loopback TCP: only when configured, and only with a token.
+//! TCP: only when configured, with TLS beyond loopback, and only for who proves who they are.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
-use super::Listener;
+use super::{Listener, Tls};
 use crate::api::Failures;
 use crate::api::access::{Access, TcpAccess};
 use crate::rights::Authority;
@@ -14,9 +16,6 @@ use crate::rights::Authority;
 /// Why TCP cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum TcpError {
-    /// Not loopback.
-    #[error("{0}: only loopback addresses can be served without TLS")]
-    NotLoopback(SocketAddr),
     /// The system refuses.
     #[error("{address}: {source}")]
     Io {
@@ -27,11 +26,12 @@ pub enum TcpError {
     },
 }
 
-/// A listening TCP socket on loopback.
+/// A listening TCP socket.
 #[derive(Debug)]
 pub struct Tcp {
     listener: TcpListener,
     access: Arc<TcpAccess>,
+    tls: Option<Tls>,
 }
 
 impl Tcp {
@@ -40,15 +40,13 @@ impl Tcp {
     ///
     /// # Errors
     ///
-    /// If the address is not loopback, or the system refuses.
+    /// If the system refuses.
     pub async fn bind(
         address: SocketAddr,
         authority: &Authority,
         allowed_hosts: &[String],
+        tls: Option<Tls>,
     ) -> Result<Self, TcpError> {
-        if !address.ip().is_loopback() {
-            return Err(TcpError::NotLoopback(address));
-        }
         let access = Arc::new(TcpAccess {
             authority: authority.clone(),
             allowed_hosts: allowed_hosts.to_vec(),
@@ -56,7 +54,7 @@ impl Tcp {
         });
         let listener =
             TcpListener::bind(address).await.map_err(|source| TcpError::Io { address, source })?;
-        Ok(Self { listener, access })
+        Ok(Self { listener, access, tls })
     }
 
     /// The address, with the port that the kernel chose for port 0.
@@ -69,13 +67,34 @@ impl Tcp {
     }
 }
 
-impl Listener for Tcp {
-    type Stream = TcpStream;
+/// A connection before anything was said.
+#[derive(Debug)]
+pub struct Opening {
+    stream: TcpStream,
+    peer: IpAddr,
+    access: Arc<TcpAccess>,
+    tls: Option<Tls>,
+}
 
-    async fn accept(&mut self) -> io::Result<(TcpStream, Access)> {
+impl Listener for Tcp {
+    type Opening = Opening;
+    type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+    async fn accept(&mut self) -> io::Result<Opening> {
         let (stream, peer) = self.listener.accept().await?;
         // Answers are small and whole; waiting to fill a packet only delays them.
         stream.set_nodelay(true)?;
-        Ok((stream, Access::Bearer(self.access.clone(), peer.ip())))
+        let (access, tls) = (self.access.clone(), self.tls.clone());
+        Ok(Opening { stream, peer: peer.ip(), access, tls })
+    }
+
+    async fn open(opening: Opening) -> io::Result<(Self::Stream, Access)> {
+        let Opening { stream, peer, access, tls } = opening;
+        let Some(tls) = tls else {
+            return Ok((Either::Left(stream), Access::Tcp(access, peer, None)));
+        };
+        let stream = tls.acceptor().accept(stream).await?;
+        let proved = super::tls::principal(stream.get_ref().1);
+        Ok((Either::Right(Box::new(stream)), Access::Tcp(access, peer, proved)))
     }
 }

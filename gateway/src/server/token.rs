@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use crate::config::{NoCredentials, SecretFile};
+
 /// 256 bits as hexadecimal digits.
 const DIGITS: usize = 64;
 
@@ -33,6 +35,9 @@ pub enum TokenError {
         /// Its mode.
         mode: u32,
     },
+    /// It is a credential, and there are none.
+    #[error("listen.token_file: {0}")]
+    NoCredentials(#[from] NoCredentials),
     /// It holds no token.
     #[error(
         "token file {}: does not hold a token (one line of at least 64 letters, digits, `-`, `.` \
@@ -45,12 +50,26 @@ pub enum TokenError {
     },
 }
 
-/// The token in the file, which is made with a new one if it is missing.
+/// The token in the file, which is made with a new one if it is missing; or in the credential, which
+/// is systemd's to make.
 ///
 /// # Errors
 ///
 /// If it cannot be had, others can read it, or it holds none.
-pub fn load_or_create(path: &Path) -> Result<String, TokenError> {
+pub fn load_token(secret: &SecretFile) -> Result<String, TokenError> {
+    match secret {
+        SecretFile::Path(path) => load_or_create(path),
+        SecretFile::Credential(_) => {
+            let path = secret.locate()?;
+            let io = |source| TokenError::Io { path: path.clone(), source };
+            // Its mode says nothing: systemd grants it to the unit's user by an access list, which
+            // shows as rights of the group, below a directory that nobody else may enter.
+            read(open(&path).map_err(io)?, &path)
+        }
+    }
+}
+
+fn load_or_create(path: &Path) -> Result<String, TokenError> {
     match create(path) {
         Ok(token) => {
             tracing::info!("{}: made a new token", path.display());
@@ -76,6 +95,11 @@ fn load(path: &Path) -> Result<String, TokenError> {
     if metadata.mode() & 0o077 != 0 {
         return Err(TokenError::Exposed { path: path.into(), mode: metadata.mode() & 0o7777 });
     }
+    read(file, path)
+}
+
+fn read(file: File, path: &Path) -> Result<String, TokenError> {
+    let io = |source| TokenError::Io { path: path.into(), source };
     let mut text = String::new();
     file.take(4096).read_to_string(&mut text).map_err(io)?;
     let token = text.trim_end_matches(['\r', '\n']);

@@ -1,9 +1,11 @@
-//! The Unix socket: mode 0660, its callers named by the kernel.
+//! The Unix socket: mode 0660, its callers named by the kernel. Or the one that systemd listens on
+//! and hands over (socket activation): calls that come during a restart then wait for it.
 
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, chmod};
@@ -51,14 +53,20 @@ pub enum UnixError {
     },
 }
 
-/// A listening Unix socket. Its file goes when it is dropped.
+/// A listening Unix socket. Its file goes when it is dropped, if it is ours.
 #[derive(Debug)]
 pub struct Unix {
     listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode, so that only our own file is removed.
-    identity: (u64, u64),
+    _file: Option<Own>,
     authority: Authority,
+}
+
+/// The file of a socket that we have made.
+#[derive(Debug)]
+struct Own {
+    path: PathBuf,
+    /// Device and inode, so that no other file is removed.
+    identity: (u64, u64),
 }
 
 impl Unix {
@@ -79,10 +87,27 @@ impl Unix {
             errno => io(errno.into()),
         })?;
         let metadata = fs::symlink_metadata(path).map_err(io)?;
-        let listener = std::os::unix::net::UnixListener::from(socket);
+        let listener = StdListener::from(socket);
         let listener = UnixListener::from_std(listener).map_err(io)?;
         let identity = (metadata.dev(), metadata.ino());
-        Ok(Self { listener, path: path.into(), identity, authority: authority.clone() })
+        let _file = Some(Own { path: path.into(), identity });
+        Ok(Self { listener, _file, authority: authority.clone() })
+    }
+
+    /// Serves a socket that somebody else listens on, and goes on listening on.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses.
+    pub fn inherited(listener: StdListener, authority: &Authority) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
+        Ok(Self { listener, _file: None, authority: authority.clone() })
+    }
+
+    /// Where it is, if it has a name.
+    pub fn path(&self) -> Option<PathBuf> {
+        self.listener.local_addr().ok()?.as_pathname().map(Path::to_path_buf)
     }
 }
 
@@ -118,6 +143,7 @@ fn remove_stale(path: &Path) -> Result<(), UnixError> {
 }
 
 impl Listener for Unix {
+    type Opening = (UnixStream, Access);
     type Stream = UnixStream;
 
     async fn accept(&mut self) -> io::Result<(UnixStream, Access)> {
@@ -126,9 +152,13 @@ impl Listener for Unix {
         let identity = Identity::unix(peer.uid(), peer.gid());
         Ok((stream, Access::Peer(identity, self.authority.clone())))
     }
+
+    async fn open(opening: (UnixStream, Access)) -> io::Result<(UnixStream, Access)> {
+        Ok(opening)
+    }
 }
 
-impl Drop for Unix {
+impl Drop for Own {
     fn drop(&mut self) {
         let ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);

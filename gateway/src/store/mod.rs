@@ -153,6 +153,18 @@ impl Store {
         }
     }
 
+    /// Whether the thread that writes still takes up work, within seconds. An error is an answer, and a
+    /// disk that hangs is the disk's matter: a gateway that were ended for it could not start again,
+    /// and the one that runs still thaws.
+    pub(crate) async fn turns(&self) -> bool {
+        let (told, written) = oneshot::channel();
+        self.0.push(|pending: &mut Pending| pending.sync([], told));
+        match tokio::time::timeout(PATIENCE, written).await {
+            Ok(answer) => answer.is_ok(),
+            Err(_) => self.0.is_at_the_disk(),
+        }
+    }
+
     /// Waits until everything that was noted is on disk.
     ///
     /// # Errors

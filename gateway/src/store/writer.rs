@@ -1,7 +1,7 @@
 //! The thread that writes: whatever has gathered since the last write goes into the next.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ struct Shared {
     figures: WriteFigures,
     tables: Mutex<Tables>,
     commits: AtomicU64,
+    /// The thread is at the disk.
+    writing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -92,6 +94,12 @@ impl Writer {
 
     pub(super) fn commits(&self) -> u64 {
         self.shared.commits.load(Ordering::Relaxed)
+    }
+
+    /// Whether the thread lives and waits for the disk.
+    pub(super) fn is_at_the_disk(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+            && self.shared.writing.load(Ordering::Relaxed)
     }
 
     pub(super) fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -206,9 +214,11 @@ impl Shared {
         if changes.is_empty() {
             return Ok(());
         }
+        self.writing.store(true, Ordering::Relaxed);
         let begun = Instant::now();
         let written = file.write(&changes);
         self.figures.latency.observe(begun.elapsed());
+        self.writing.store(false, Ordering::Relaxed);
         written?;
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())

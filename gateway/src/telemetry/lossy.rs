@@ -15,6 +15,9 @@ use tracing_subscriber::fmt::MakeWriter;
 /// How much may wait to be written: some thousand lines.
 const ROOM: usize = 1 << 20;
 
+/// How long lines gather after some were written.
+const LINGERS: Duration = Duration::from_millis(5);
+
 /// Takes lines and never blocks; a clone leads to the same place.
 #[derive(Clone, Debug)]
 pub(super) struct Lossy(Arc<Shared>);
@@ -22,8 +25,10 @@ pub(super) struct Lossy(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     waiting: Mutex<Waiting>,
-    /// Something waits, or nothing does any more.
-    changed: Condvar,
+    /// The thread is to go on.
+    go: Condvar,
+    /// Something was written.
+    written: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +36,20 @@ struct Waiting {
     bytes: Vec<u8>,
     lost: u64,
     writing: bool,
+    rest: Rest,
+    finishing: usize,
+}
+
+/// What the thread does when it does not write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Rest {
+    /// Nothing: it is on its way.
+    #[default]
+    No,
+    /// It lets lines gather for a moment, and wants to be woken only by a lot of them.
+    Lingers,
+    /// It wants to be woken by the next line.
+    Sleeps,
 }
 
 impl Lossy {
@@ -50,14 +69,27 @@ impl Lossy {
             return;
         }
         waiting.bytes.extend_from_slice(line);
-        drop(waiting);
-        self.0.changed.notify_all();
+        let wake = match waiting.rest {
+            Rest::No => false,
+            Rest::Lingers => waiting.bytes.len() > ROOM / 2,
+            Rest::Sleeps => true,
+        };
+        if wake {
+            waiting.rest = Rest::No;
+            drop(waiting);
+            self.0.go.notify_one();
+        }
     }
 
     /// Waits until all is written, but no longer than `most`.
     pub(super) fn finish(&self, most: Duration) {
+        let mut waiting = self.0.lock();
+        waiting.finishing += 1;
+        waiting.rest = Rest::No;
+        self.0.go.notify_one();
         let busy = |waiting: &mut Waiting| waiting.writing || !waiting.bytes.is_empty();
-        drop(self.0.changed.wait_timeout_while(self.0.lock(), most, busy));
+        let done = self.0.written.wait_timeout_while(waiting, most, busy);
+        done.unwrap_or_else(PoisonError::into_inner).0.finishing -= 1;
     }
 }
 
@@ -67,10 +99,15 @@ impl Shared {
     }
 
     fn write_on(&self, to: &OwnedFd, said: fn(u64) -> String) {
+        let mut waiting = self.lock();
         loop {
-            let idle = |waiting: &mut Waiting| waiting.bytes.is_empty() && waiting.lost == 0;
-            let waiting = self.changed.wait_while(self.lock(), idle);
-            let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+            if waiting.bytes.is_empty() && waiting.lost == 0 {
+                waiting.rest = Rest::Sleeps;
+                let sleeps = |waiting: &mut Waiting| waiting.rest == Rest::Sleeps;
+                let woken = self.go.wait_while(waiting, sleeps);
+                waiting = woken.unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
             let mut bytes = std::mem::take(&mut waiting.bytes);
             let lost = std::mem::take(&mut waiting.lost);
             waiting.writing = true;
@@ -79,8 +116,18 @@ impl Shared {
                 bytes.extend_from_slice(said(lost).as_bytes());
             }
             write_all(to, &bytes);
-            self.lock().writing = false;
-            self.changed.notify_all();
+            waiting = self.lock();
+            waiting.writing = false;
+            if waiting.finishing > 0 {
+                self.written.notify_all();
+                continue;
+            }
+            // A line per request and a wake-up per line would cost each request one.
+            waiting.rest = Rest::Lingers;
+            let lingers = |waiting: &mut Waiting| waiting.rest == Rest::Lingers;
+            let woken = self.go.wait_timeout_while(waiting, LINGERS, lingers);
+            waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
+            waiting.rest = Rest::No;
         }
     }
 }

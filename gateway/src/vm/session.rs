@@ -36,7 +36,7 @@ use crate::config::Mode;
 use crate::metrics::CommandOutcome;
 
 /// How much is read before other actors get a turn.
-const TURN_BYTES: usize = 1 << 20;
+const TURN_BYTES: usize = 256 << 10;
 
 /// Parts of files in flight at once: the next is there when the agent has done one, and whoever
 /// comes between waits for no more.

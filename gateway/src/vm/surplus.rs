@@ -25,7 +25,12 @@ impl Surplus {
     /// How many bytes of empty lines end in this piece of the stream. They answer nothing, and
     /// nobody tells of them.
     pub(super) fn empty_lines(&mut self, piece: &[u8]) -> usize {
-        let mut empty = 0;
+        // The many at once that somebody sends to keep others busy.
+        let mut empty = match self.blank {
+            Some(0) => piece.iter().take_while(|&&byte| byte == b'\n').count(),
+            _ => 0,
+        };
+        let piece = &piece[empty..];
         for part in piece.split_inclusive(|byte| *byte == b'\n') {
             let blank = self.blank.filter(|_| part.iter().all(u8::is_ascii_whitespace));
             let blank = blank.map(|before| before + part.len());

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod api;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod fake_qmp;
 #[cfg(test)]
 mod process;
@@ -10,5 +12,7 @@ mod process;
 mod scripted;
 #[cfg(test)]
 mod state_files;
+#[cfg(test)]
+mod systemd;
 #[cfg(test)]
 mod vm;

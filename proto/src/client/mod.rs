@@ -1,6 +1,4 @@
-//! A host's end of one connection.
-//!
-//! Nothing but a sync is sent before a sync was answered: QEMU takes bytes from a second client
+//! A host's end of one connection. Nothing but a sync is sent before a sync was answered: QEMU takes bytes from a second client
 //! while it serves the first, and hands them to the guest when that one leaves. A command sent
 //! blind may run hours later.
 //!
@@ -259,6 +257,7 @@ impl Client {
     /// Takes what the agent sent.
     pub fn receive(&mut self, now: Instant, mut bytes: &[u8]) {
         while !bytes.is_empty() {
+            self.lines.skip_empty(&mut bytes);
             let cap = self
                 .in_flight
                 .iter()

@@ -25,11 +25,17 @@ const READ: usize = 768 << 10;
 /// Callers at a time while each VM gives its large reply.
 const CALLERS: usize = 4;
 
-const ROWS: [(&str, &str, Target); 4] = [
+/// Scrapes of which the middle one counts.
+const SCRAPES: usize = 9;
+
+const ROWS: [(&str, &str, Target); 7] = [
     ("until all are ready, from the start", "s", Target::Open),
     ("memory per VM, after one sync", "KiB", Target::Open),
     ("memory per VM, after one 1 MiB reply each", "KiB", Target::Value(Bound::AtMost(8.0))),
     ("processor time while idle, of one core", "%", Target::Value(Bound::AtMost(2.0))),
+    ("a scrape of /metrics", "ms", Target::Open),
+    ("its size per VM", "bytes", Target::Open),
+    ("memory per VM, after the scrapes", "KiB", Target::Value(Bound::AtMost(8.0))),
 ];
 
 /// Measures a gateway with many VMs once.
@@ -58,7 +64,7 @@ pub(crate) fn table(program: &Result<PathBuf, String>, dir: &Path, effort: Effor
     Table { title, columns: vec!["gateway".into()], rows: rows.collect(), notes }
 }
 
-fn measure(program: &Path, dir: &Path, vms: usize, idle: Duration) -> Result<[f64; 4]> {
+fn measure(program: &Path, dir: &Path, vms: usize, idle: Duration) -> Result<[f64; 7]> {
     let sockets = dir.join("vms");
     fs::create_dir_all(&sockets)?;
     let fleet = env::current_exe()?.with_file_name("qga-fleet");
@@ -104,7 +110,24 @@ fn measure(program: &Path, dir: &Path, vms: usize, idle: Duration) -> Result<[f6
     let (before, since) = (processor_seconds(&gateway)?, Instant::now());
     rest_for(idle);
     let busy = processor_seconds(&gateway)? - before;
-    Ok([until_ready, synced, after, 100.0 * busy / since.elapsed().as_secs_f64()])
+    let busy = 100.0 * busy / since.elapsed().as_secs_f64();
+    let (scrape, size) = scrape(&rest)?;
+    let scraped = per_vm(private_kib(&gateway)?);
+    Ok([until_ready, synced, after, busy, scrape, real(size) / real(vms), scraped])
+}
+
+/// Milliseconds and bytes of a scrape.
+fn scrape(rest: &Rest) -> Result<(f64, usize)> {
+    let mut times = Samples::default();
+    let mut size = 0;
+    for _ in 0..SCRAPES {
+        let begun = Instant::now();
+        let reply = rest.get("/metrics")?;
+        times.push(begun.elapsed().as_secs_f64() * 1e3);
+        ensure!(reply.status == 200, "a scrape is answered with {}", reply.status);
+        size = reply.body.len();
+    }
+    Ok((times.median(), size))
 }
 
 #[expect(clippy::disallowed_methods, reason = "what happens while nothing happens is measured")]

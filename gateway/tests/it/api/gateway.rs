@@ -8,7 +8,7 @@ use qga_gateway::audit::Audit;
 use qga_gateway::config::Config;
 use qga_gateway::replies::Replies;
 use qga_gateway::rights::{Authority, Rules};
-use qga_gateway::server::{Tcp, Unix, load_token, serve};
+use qga_gateway::server::{Tcp, Tls, Unix, load_token, serve};
 use qga_gateway::store::Store;
 use qga_gateway::trace::Exporter;
 use qga_gateway::vm::{Leases, LinkState, Registry, VmHandle, refresh_guests, watch_external};
@@ -31,6 +31,7 @@ pub(crate) struct Gateway {
     pub(crate) store: Store,
     pub(crate) authority: Authority,
     pub(crate) audit: Audit,
+    pub(crate) tls: Option<Tls>,
     pub(crate) stopping: CancellationToken,
     pub(crate) tracker: TaskTracker,
     pub(crate) unix: Target,
@@ -82,7 +83,8 @@ impl Gateway {
         let authority = Authority::new(rules).with_token(&token);
         let unix = Unix::bind(&config.listen.unix, &authority).unwrap();
         let address = config.listen.tcp.unwrap();
-        let tcp = Tcp::bind(address, &authority, &[]).await.unwrap();
+        let tls = config.listen.tls.as_ref().map(|files| Tls::load(files).unwrap());
+        let tcp = Tcp::bind(address, &authority, &[], tls.clone()).await.unwrap();
         let at = tcp.address().unwrap();
         let audit = Audit::start(&config.audit, "a key of the tests").unwrap();
         let registry = Registry::start(&config);
@@ -110,6 +112,7 @@ impl Gateway {
             store,
             authority,
             audit,
+            tls,
             stopping,
             tracker,
             unix: Target::Unix(path("api.sock")),

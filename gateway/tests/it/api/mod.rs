@@ -31,6 +31,7 @@ mod reads;
 mod requests;
 mod rights;
 mod stop;
+mod tls;
 mod traces;
 mod tree;
 mod uploads;
