@@ -21,6 +21,8 @@ mod kinds;
 #[cfg(test)]
 mod leases;
 #[cfg(test)]
+mod processes;
+#[cfg(test)]
 mod raw;
 #[cfg(test)]
 mod rest_busy;
