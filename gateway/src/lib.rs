@@ -17,6 +17,7 @@ mod reload;
 pub mod replies;
 pub mod rights;
 pub mod server;
+pub mod shell;
 pub mod store;
 pub mod telemetry;
 pub mod trace;

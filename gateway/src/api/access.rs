@@ -161,6 +161,9 @@ pub(crate) fn accepts_answer(path: &str, headers: &HeaderMap) -> bool {
         "/events" => &["text/event-stream", "text/*"],
         // Which of them, the handler looks at.
         "/metrics" => &["text/plain", "text/*", "application/openmetrics-text"],
+        path if path.ends_with("/output") => {
+            &["text/event-stream", "text/*", "application/octet-stream"]
+        }
         _ => &[],
     };
     accepts(headers, more)

@@ -52,6 +52,11 @@ impl Caller {
         &self.proof.identity.principal
     }
 
+    /// What the caller has proved, for a ticket.
+    pub(super) fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
     pub(crate) fn app(&self) -> &App {
         &self.app
     }

@@ -2,7 +2,9 @@
 
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use qga_proto::command::{CommandInfo, Right, any_command_info};
+use qga_proto::command::{
+    Command as _, CommandInfo, GuestExec, GuestExecStatus, Right, XExecList, any_command_info,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -12,7 +14,7 @@ use super::document::CALL_PROBLEMS;
 use super::error::{Code, Outcome, Problem, guest, printable};
 use super::extract::{Json, Path};
 use super::strict::StrictObject;
-use crate::vm::foreign;
+use crate::vm::{ProcessState, foreign};
 
 /// Room for what agents take in one message.
 pub(super) const MAX_COMMAND_BODY: usize = 68 << 20;
@@ -52,8 +54,9 @@ pub(super) struct CommandBody {
 /// Send any command
 ///
 /// Whatever the guest's agent offers, with the answer as it came: for commands and members that this
-/// API does not have. Commands that the agent's list does not name are not sent. Freezing, thawing
-/// and syncing have owners in the gateway and are refused here; the problem names their path. So
+/// API does not have. Commands that the agent's list does not name are not sent. Freezing, thawing,
+/// syncing and `x-guest-exec-…` have owners in the gateway and are refused here; the problem names
+/// their path. What `guest-exec` starts is one of `/vms/{id}/processes`, where its result is kept. So
 /// are names of more than 64 characters or with others than `a-z 0-9 _ -`. A command that is not
 /// answered on success answers `{"return": {}}`.
 #[utoipa::path(
@@ -84,14 +87,46 @@ pub(super) async fn send_command(
     }
     vm.admit(info).await?;
     caller.sends(info.name);
+    let arguments = request.arguments.text();
     let timed = vm.time(info);
-    let reply = vm.handle.call_raw(info, request.arguments.text(), vm.options(info)).await;
+    if let Some(value) = program(&caller, &vm, info, &arguments).await? {
+        return Ok(axum::Json(CommandBody { value }).into_response());
+    }
+    let reply = vm.handle.call_raw(info, arguments, vm.options(info)).await;
     drop(timed);
     let reply = reply.map_err(|error| vm.failed(info, error))?;
     let value = reply.as_ref().map_or(&b"{}"[..], |text| text.json());
     let body = [b"{\"return\":", value, b"}"].concat();
     let json = HeaderValue::from_static("application/json");
     Ok(([(header::CONTENT_TYPE, json)], body).into_response())
+}
+
+/// Programs that are started and asked for by their bare commands: they have a place among the
+/// VM's processes, and their results, which are fetched from the guest once, are answered from there.
+async fn program(
+    caller: &Caller,
+    vm: &Vm,
+    info: &CommandInfo,
+    arguments: &str,
+) -> Result<Option<serde_json::Value>, Problem> {
+    if info.name == GuestExec::INFO.name {
+        let owner = caller.principal().clone();
+        let started = vm.handle.start_raw(arguments.to_owned(), owner, vm.options(info)).await;
+        let process = started.map_err(|error| super::processes::failed(vm, error))?;
+        return Ok(Some(serde_json::json!({"pid": process.pid})));
+    }
+    if info.name != GuestExecStatus::INFO.name {
+        return Ok(None);
+    }
+    let asked = serde_json::from_str::<GuestExecStatus>(arguments).ok();
+    let Some(process) = asked.and_then(|status| vm.handle.process(status.pid)) else {
+        return Ok(None);
+    };
+    if matches!(process.view().state, ProcessState::Lost { .. }) {
+        return Ok(None);
+    }
+    // Strings, numbers and booleans: their serialization cannot fail.
+    Ok(Some(serde_json::to_value(process.as_status()).unwrap_or_default()))
 }
 
 /// What others in the gateway own, and with which it could be got round their bounds.
@@ -104,6 +139,9 @@ fn refuse_owned(id: &str, name: &str) -> Result<(), Problem> {
         "guest-fsfreeze-thaw" => format!("DELETE /vms/{id}/fsfreeze"),
         name if name.starts_with("x-guest-fsfreeze-") => {
             format!("GET, POST, PATCH or DELETE /vms/{id}/fsfreeze")
+        }
+        name if name.starts_with("x-guest-exec-") && name != XExecList::INFO.name => {
+            format!("/vms/{id}/processes")
         }
         _ => return Ok(()),
     };

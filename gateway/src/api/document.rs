@@ -14,6 +14,7 @@ use super::error::{Code, ProblemBody};
 use super::events::EventBody;
 use super::extract::NoQuery;
 use super::idempotency;
+use super::processes::{GapBody, OutputBody};
 
 /// What any call to a guest can run into.
 pub(super) const CALL_PROBLEMS: &[Code] = &[
@@ -101,10 +102,11 @@ sends, `x-qga-problems` the codes that it can answer with.
         (name = "power", description = "Shutting down and suspending"),
         (name = "accounts", description = "Passwords and keys of the guest's users"),
         (name = "files", description = "Files in the guest: whole, as streams of bytes, or by handle"),
+        (name = "processes", description = "Programs in the guest, with their input and output as streams"),
         (name = "events", description = "What happens to VMs, links and freezes, as it happens"),
         (name = "gateway", description = "The gateway itself"),
     ),
-    components(schemas(EventBody<'_>, ProblemBody, Code)),
+    components(schemas(EventBody<'_>, GapBody, OutputBody, ProblemBody, Code)),
     security(("token" = []))
 )]
 struct Frame;
@@ -176,7 +178,8 @@ fn complete(document: &mut Value) {
 /// Whether an operation takes an `Idempotency-Key`: every POST that changes a guest does.
 fn takes_key(method: &str, operation: &Value) -> bool {
     let right = operation["x-qga-right"].as_str();
-    method == "post" && right.is_some_and(|right| right != "observe")
+    let of_gateway = operation["tags"][0] == "gateway";
+    method == "post" && !of_gateway && right.is_some_and(|right| right != "observe")
 }
 
 /// The paths on which a POST takes an `Idempotency-Key`.
@@ -262,6 +265,8 @@ fn problem_response(codes: &[Code]) -> Value {
             Code::AgentUnavailable
             | Code::QueueFull
             | Code::TooManySubscribers
+            | Code::TooManyProcesses
+            | Code::TooManyTickets
             | Code::TooManyTransfers
             | Code::StateUnwritable
             | Code::ShuttingDown => {

@@ -36,6 +36,8 @@ pub enum Code {
     VmNotFound,
     /// The gateway knows no freeze lease of this id, or the VM has none.
     LeaseNotFound,
+    /// The gateway knows no process of this number on the VM.
+    ProcessNotFound,
     /// The path exists, the method on it does not.
     MethodNotAllowed,
     /// The `Accept` header leaves nothing that the gateway could send.
@@ -50,6 +52,8 @@ pub enum Code {
     LeaseConflict,
     /// The lease has been held for as long as any may.
     HoldLimit,
+    /// The process is in a state that rules this out: it has ended, is lost, or has no such stream.
+    ProcessConflict,
     /// The VM is paused.
     VmPaused,
     /// The path names nothing in the guest.
@@ -82,6 +86,8 @@ pub enum Code {
     NoSpace,
     /// What became of the first request under this `Idempotency-Key` is not known.
     IdempotencyUnknown,
+    /// Output of a process that is asked for is not kept any more.
+    OutputGone,
     /// `If-Match` names another lease than the active one.
     LeaseMismatch,
     /// The request's body is over the limit.
@@ -102,7 +108,11 @@ pub enum Code {
     QueueFull,
     /// As many VMs are frozen as may be.
     TooManyFrozen,
-    /// As many follow the events as may.
+    /// As many processes are known as may be.
+    TooManyProcesses,
+    /// As many tickets are out as may be.
+    TooManyTickets,
+    /// As many follow the events, or the output of a process, as may.
     TooManySubscribers,
     /// The request line and the headers are over the limit.
     HeadTooLarge,
@@ -126,7 +136,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 56] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -134,6 +144,7 @@ impl Code {
         Self::RouteNotFound,
         Self::VmNotFound,
         Self::LeaseNotFound,
+        Self::ProcessNotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
         Self::RequestTimeout,
@@ -141,6 +152,7 @@ impl Code {
         Self::AlreadyFrozen,
         Self::LeaseConflict,
         Self::HoldLimit,
+        Self::ProcessConflict,
         Self::VmPaused,
         Self::FileNotFound,
         Self::GuestPermissionDenied,
@@ -157,6 +169,7 @@ impl Code {
         Self::TooManyTransfers,
         Self::NoSpace,
         Self::IdempotencyUnknown,
+        Self::OutputGone,
         Self::LeaseMismatch,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
@@ -167,6 +180,8 @@ impl Code {
         Self::FreezeIncomplete,
         Self::QueueFull,
         Self::TooManyFrozen,
+        Self::TooManyProcesses,
+        Self::TooManyTickets,
         Self::TooManySubscribers,
         Self::TooManyFailures,
         Self::HeadTooLarge,
@@ -195,6 +210,17 @@ impl Code {
             Self::RouteNotFound => (S::NOT_FOUND, "route_not_found", "No such path"),
             Self::VmNotFound => (S::NOT_FOUND, "vm_not_found", "No such VM"),
             Self::LeaseNotFound => (S::NOT_FOUND, "lease_not_found", "No such freeze lease"),
+            Self::ProcessNotFound => (S::NOT_FOUND, "process_not_found", "No such process"),
+            Self::ProcessConflict => {
+                (S::CONFLICT, "process_conflict", "The process does not allow it")
+            }
+            Self::OutputGone => (S::GONE, "output_gone", "The output is not kept any more"),
+            Self::TooManyProcesses => {
+                (S::TOO_MANY_REQUESTS, "too_many_processes", "Too many processes are known")
+            }
+            Self::TooManyTickets => {
+                (S::TOO_MANY_REQUESTS, "too_many_tickets", "Too many tickets are out")
+            }
             Self::MethodNotAllowed => {
                 (S::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed here")
             }
@@ -236,7 +262,7 @@ impl Code {
                 (S::TOO_MANY_REQUESTS, "queue_full", "Too many calls wait for this VM")
             }
             Self::TooManySubscribers => {
-                (S::TOO_MANY_REQUESTS, "too_many_subscribers", "Too many follow the events")
+                (S::TOO_MANY_REQUESTS, "too_many_subscribers", "Too many follow this")
             }
             Self::TooManyFailures => {
                 (S::TOO_MANY_REQUESTS, "too_many_failures", "Too many wrong credentials")
@@ -314,7 +340,7 @@ impl Code {
 
     /// Whether the request was wrong by itself, whatever the state of the VM.
     const fn is_callers_fault(self) -> bool {
-        matches!(self.status().as_u16(), 400 | 401 | 403..=408 | 413 | 415 | 431)
+        matches!(self.status().as_u16(), 400 | 401 | 403..=408 | 410 | 413 | 415 | 431)
             && !matches!(
                 self,
                 Self::CommandDisabled | Self::FileNotFound | Self::GuestPermissionDenied

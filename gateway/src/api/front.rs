@@ -18,6 +18,7 @@ use super::caller::unauthenticated;
 use super::context::{REQUEST_ID, RequestContext, RequestIds};
 use super::error::{Code, Problem};
 use super::idempotency::Keyed;
+use super::tickets::{self, Tickets};
 use super::told::Told;
 use super::trail::Trail;
 use crate::audit::Audit;
@@ -49,6 +50,7 @@ pub struct Front {
     ids: Arc<RequestIds>,
     keyed: Option<Keyed>,
     requests: Arc<RequestFigures>,
+    tickets: Option<Tickets>,
     audit: Audit,
     exporter: Option<Exporter>,
 }
@@ -56,12 +58,17 @@ pub struct Front {
 impl Front {
     pub(crate) fn new(router: Router, requests: Arc<RequestFigures>) -> Self {
         let (ids, audit) = (Arc::new(RequestIds::new()), Audit::default());
-        Self { router, ids, keyed: None, requests, audit, exporter: None }
+        Self { router, ids, keyed: None, requests, tickets: None, audit, exporter: None }
     }
 
     /// Keeps the answers to requests that carry an `Idempotency-Key`.
     pub(super) fn keyed(self, keyed: Keyed) -> Self {
         Self { keyed: Some(keyed), ..self }
+    }
+
+    /// Takes tickets in place of other credentials.
+    pub(super) fn with_tickets(self, tickets: Tickets) -> Self {
+        Self { tickets: Some(tickets), ..self }
     }
 
     /// Puts requests on record.
@@ -75,14 +82,18 @@ impl Front {
     }
 
     /// Answers one request of a connection whose callers prove themselves by `access`.
-    pub async fn handle<B>(&self, access: &Access, request: Request<B>) -> Response
+    pub async fn handle<B>(&self, access: &Access, mut request: Request<B>) -> Response
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
         let id = self.ids.assign(request.headers());
         let timed = self.requests.begin(request.method(), request.uri().path());
-        let admitted = admit(access, &request);
+        let ticket = self.tickets.as_ref().and_then(|tickets| {
+            let ticket = tickets::take(&mut request)?;
+            Some(tickets.redeem(&ticket, request.method(), request.uri()))
+        });
+        let admitted = admit(access, &request, ticket);
         let proof = admitted.as_ref().ok().cloned().flatten();
         let trace = Trace::of(request.headers(), self.exporter.is_some());
         let exporter = self.exporter.as_ref().filter(|_| trace.as_ref().is_some_and(|t| t.sampled));
@@ -205,10 +216,14 @@ fn unrecorded() -> Problem {
 
 /// Who asks, if the request may be answered. Denied by default: only the public operations pass
 /// without a principal, unknown paths do not.
-fn admit<B>(access: &Access, request: &Request<B>) -> Result<Option<Proof>, Problem> {
+fn admit<B>(
+    access: &Access,
+    request: &Request<B>,
+    ticket: Option<Result<Proof, Problem>>,
+) -> Result<Option<Proof>, Problem> {
     let (headers, path) = (request.headers(), request.uri().path());
     access.check_host(request.version(), request.uri(), headers)?;
-    let proof = match access.prove(headers) {
+    let proof = match ticket.map_or_else(|| access.prove(headers), |proof| proof.map(Some)) {
         Ok(None) if !is_public(path) => return Err(unauthenticated()),
         Err(_) if is_public(path) => None,
         proof => proof?,

@@ -18,6 +18,7 @@ use super::error::{Code, Outcome, Problem, ProblemNote, printable};
 use super::extract::{MAX_BODY, read};
 use super::front::Front;
 use super::lease;
+use super::processes::MAX_START_BODY;
 use crate::principal::Principal;
 use crate::replies::{BeginError, Begun, InHand, Replies, Reply, When};
 use crate::vm::{LeaseState, Leases};
@@ -119,7 +120,11 @@ impl Keyed {
         let path = parts.uri.path();
         // No more is taken in than the operation itself would take.
         let large = path.contains("/commands/") || path.ends_with("/write");
-        let limit = if large { MAX_COMMAND_BODY } else { MAX_BODY };
+        let limit = match () {
+            () if large => MAX_COMMAND_BODY,
+            () if path.ends_with("/processes") => MAX_START_BODY,
+            () => MAX_BODY,
+        };
         let body = read(&parts.headers, body, limit).await?;
         let name =
             digest(&[principal.as_str(), parts.method.as_str(), path, &key].map(str::as_bytes));

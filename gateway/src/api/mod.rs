@@ -34,10 +34,12 @@ mod page_of_vms;
 mod patience;
 mod power;
 mod preview;
+mod processes;
 mod reads;
 mod service;
 mod settings;
 mod strict;
+mod tickets;
 mod time;
 mod told;
 mod trail;
@@ -93,6 +95,7 @@ pub(crate) struct App {
     state: Arc<State>,
     requests: Arc<RequestFigures>,
     scrapes: metrics::Scrapes,
+    tickets: tickets::Tickets,
 }
 
 impl App {
@@ -103,6 +106,10 @@ impl App {
 
     fn scrapes(&self) -> &metrics::Scrapes {
         &self.scrapes
+    }
+
+    fn tickets(&self) -> &tickets::Tickets {
+        &self.tickets
     }
 }
 
@@ -163,6 +170,13 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(file_handles::write_file))
         .routes(routes!(file_handles::seek_file))
         .routes(routes!(file_handles::flush_file))
+        .routes(routes!(processes::list_processes, processes::start_process))
+        .routes(routes!(processes::show_process, processes::delete_process))
+        .routes(routes!(processes::read_output))
+        .routes(routes!(processes::write_stdin))
+        .routes(routes!(processes::signal_process))
+        .routes(routes!(processes::attach_process))
+        .routes(routes!(tickets::make_ticket))
         .routes(routes!(
             files::content::read_content,
             files::content::head_content,
@@ -215,6 +229,9 @@ pub fn front(state: State) -> Front {
     let requests = Arc::new(RequestFigures::new(paths));
     let scrapes = metrics::Scrapes::default();
     let (audit, exporter) = (state.audit.clone(), state.exporter.clone());
-    let app = App { state: Arc::new(state), requests: requests.clone(), scrapes };
-    Front::new(router.with_state(app), requests).keyed(keyed).audited(audit).traced(exporter)
+    let tickets = tickets::Tickets::new(state.authority.clone());
+    let state = Arc::new(state);
+    let app = App { state, requests: requests.clone(), scrapes, tickets: tickets.clone() };
+    let front = Front::new(router.with_state(app), requests).keyed(keyed);
+    front.with_tickets(tickets).audited(audit).traced(exporter)
 }

@@ -2,6 +2,7 @@
 
 mod assets;
 mod doctor;
+mod shell;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,8 @@ enum Command {
     /// Bearer tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Open a terminal in a VM; Enter ~ . detaches
+    Shell(shell::Options),
     /// Write the man pages into a directory
     #[command(hide = true)]
     Man {
@@ -80,6 +83,7 @@ pub(crate) fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Token(TokenCommand::New { name, expires }) => {
             print(&issue(&name, expires.as_ref())?)?;
         }
+        Command::Shell(options) => return shell::run(options, &arguments.config),
         Command::Doctor(options) => return doctor::run(&arguments.config, &options),
         Command::Man { directory } => assets::man(&directory)?,
         Command::Completions { shell } => print(&assets::completions(shell))?,

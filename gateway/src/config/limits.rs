@@ -83,6 +83,21 @@ pub struct Limits {
     pub answers_bytes: usize,
     /// The most of that for one VM.
     pub answers_vm_bytes: usize,
+    /// Processes that are known, running or ended.
+    pub processes: usize,
+    /// The most of them of one VM.
+    pub processes_per_vm: usize,
+    /// How much is kept of each stream of a process's output.
+    pub process_output_bytes: usize,
+    /// How long the result of a process is kept.
+    #[serde(rename = "process_results_seconds", deserialize_with = "fields::seconds")]
+    pub process_results: Duration,
+    /// What the output of processes that have ended may take of memory.
+    pub process_results_bytes: usize,
+    /// How many may read one process's output at once.
+    pub process_readers: usize,
+    /// Tickets that are not used yet.
+    pub tickets: usize,
     /// How many may follow the events at once.
     pub event_subscribers: usize,
     /// Files that may be transferred at once, of all VMs.
@@ -133,6 +148,13 @@ impl Default for Limits {
             events_kept_bytes: 4 << 20,
             answers_bytes: 16 << 20,
             answers_vm_bytes: 256 << 10,
+            processes: 256,
+            processes_per_vm: 64,
+            process_output_bytes: 1 << 20,
+            process_results: seconds(600),
+            process_results_bytes: 64 << 20,
+            process_readers: 32,
+            tickets: 1000,
             event_subscribers: 64,
             transfers: 256,
             transfers_vm: 64,

@@ -15,6 +15,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -122,8 +123,12 @@ where
     let exchange = Exchange::default();
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let open = exchange.begin();
+        let exchange = &exchange;
         async move {
             let response = front.handle(access, request).await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                exchange.hand_over();
+            }
             Ok::<_, Infallible>(response.map(|body| open.until_sent(body)))
         }
     });
@@ -134,7 +139,8 @@ where
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     let result = tokio::select! {
         result = &mut connection => result,
         () = stopping.cancelled() => {
@@ -145,7 +151,8 @@ where
     if let Err(error) = result {
         // What a client sends or leaves out is its own affair.
         tracing::debug!(%error, "a connection ended early");
-        let http1::Parts { io, read_buf, .. } = connection.into_parts();
+        // What has become something else has ended well.
+        let Some(http1::Parts { io, read_buf, .. }) = connection.into_parts() else { return };
         // A connection that was merely idle is closed without a word.
         let why = match &error {
             error if error.is_timeout() && !read_buf.is_empty() => Refusal::TooSlow,

@@ -8,7 +8,8 @@
 //!     +------------------- hyper has written all that it had ----------+
 //! ```
 //!
-//! What hyper writes in `idle` answers no request, so it is hyper's own.
+//! What hyper writes in `idle` answers no request, so it is hyper's own. A connection that speaks
+//! another protocol from now on (101) is `other` for ever: nothing on it is looked at.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -30,6 +31,7 @@ use crate::api::{Front, Refusal};
 const IDLE: u8 = 0;
 const ANSWERING: u8 = 1;
 const ENDED: u8 = 2;
+const OTHER: u8 = 3;
 
 /// Whether a request is under way on a connection.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +42,11 @@ impl Exchange {
     pub(super) fn begin(&self) -> Open {
         self.0.store(ANSWERING, Ordering::Relaxed);
         Open(self.clone())
+    }
+
+    /// Its connection speaks another protocol behind this answer.
+    pub(super) fn hand_over(&self) {
+        self.0.store(OTHER, Ordering::Relaxed);
     }
 
     fn is_idle(&self) -> bool {
@@ -63,7 +70,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.0.store(ENDED, Ordering::Relaxed);
+        let _ = self.0.0.compare_exchange(ANSWERING, ENDED, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 

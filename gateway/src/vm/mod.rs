@@ -23,6 +23,7 @@ mod lease;
 mod link;
 mod pending;
 mod power;
+mod processes;
 mod qmp;
 mod queue;
 mod reads;
@@ -62,6 +63,10 @@ pub use lease::{
 };
 pub use link::{LinkState, LinkStatus};
 pub use power::PowerOrder;
+pub use processes::{
+    Input, InputError, InputWriter, OutputReader, Piece, Process, ProcessError, ProcessOrder,
+    ProcessState, ProcessView, TooManyReaders,
+};
 pub use reads::Snapshot;
 pub(crate) use reads::translate;
 pub use refresh::refresh_guests;

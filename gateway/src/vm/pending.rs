@@ -99,7 +99,8 @@ impl Work {
             Self::Resync => Priority::Sync,
             Self::Call { info, .. } => match info.name {
                 _ if info.is_thaw() => Priority::Thaw,
-                "guest-file-read" | "guest-file-write" => Priority::Bulk,
+                "guest-file-read" | "guest-file-write" | "x-guest-exec-read"
+                | "x-guest-exec-wait" => Priority::Bulk,
                 _ => Priority::Interactive,
             },
         }

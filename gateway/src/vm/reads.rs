@@ -227,9 +227,14 @@ where
 }
 
 /// Whether what a guest said of itself may be otherwise after this command. Files are not told of
-/// in any read but by how full a filesystem is, which changes anyhow.
+/// in any read but by how full a filesystem is, which changes anyhow. What a program does while it
+/// runs nobody is told of; following it must not make every answer old.
 pub(super) fn outdates(info: &CommandInfo) -> bool {
-    info.changes_guest && !info.name.contains("guest-file-") && !info.name.contains("-fsfreeze-")
+    let follows = info.name.contains("-exec-") && info.name != "x-guest-exec-start";
+    info.changes_guest
+        && !follows
+        && !info.name.contains("guest-file-")
+        && !info.name.contains("-fsfreeze-")
 }
 
 #[cfg(test)]
@@ -240,7 +245,13 @@ mod tests {
     #[test]
     fn what_changes_a_guest_makes_its_answers_old_but_a_freeze_does_not() {
         let of = |name: &str| outdates(COMMANDS.iter().find(|c| c.name == name).expect(name));
-        for name in ["guest-set-vcpus", "guest-set-time", "guest-fstrim", "guest-exec"] {
+        for name in [
+            "guest-set-vcpus",
+            "guest-set-time",
+            "guest-fstrim",
+            "guest-exec",
+            "x-guest-exec-start",
+        ] {
             assert!(of(name), "{name}");
         }
         for name in [
@@ -249,6 +260,8 @@ mod tests {
             "guest-fsfreeze-thaw",
             "x-guest-fsfreeze-renew",
             "guest-file-write",
+            "guest-exec-status",
+            "x-guest-exec-write",
             "guest-get-vcpus",
         ] {
             assert!(!of(name), "{name}");

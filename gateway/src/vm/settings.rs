@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 use super::capabilities::Interner;
 use super::events::Events;
 use super::power::PowerWatches;
+use super::processes::Processes;
 use super::reads::Reads;
 use super::transfer::Transfers;
 use crate::config::{Config, Limits, Timeouts};
@@ -24,6 +25,7 @@ pub(crate) struct Settings {
     pub(crate) events: Events,
     pub(crate) power: PowerWatches,
     pub(crate) reads: Reads,
+    pub(crate) processes: Processes,
     pub(crate) transfers: Transfers,
     pub(crate) commands: CommandFigures,
     pub(crate) freezes: FreezeFigures,
@@ -41,6 +43,7 @@ impl Settings {
             events: Events::new(&config.limits),
             power: PowerWatches::default(),
             reads: Reads::default(),
+            processes: Processes::default(),
             transfers: Transfers::default(),
             commands: CommandFigures::default(),
             freezes: FreezeFigures::default(),

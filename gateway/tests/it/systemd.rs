@@ -172,7 +172,8 @@ fn the_gateways_unit_is_tight_with_every_drop_in() {
     assert!(bare <= 15, "exposure {bare}, of at most 15 tenths");
     let text = std::fs::read_to_string(&unit).unwrap();
     // A capability that passes over permissions costs a tenth more; groups and credentials nothing.
-    for (drop_in, most) in [("libvirt", bare), ("credentials", bare), ("proxmox", 16)] {
+    let figures = [("libvirt", bare), ("credentials", bare), ("network", 15), ("proxmox", 16)];
+    for (drop_in, most) in figures {
         let drop_in = deployed(&format!("drop-ins/{drop_in}.conf"));
         let dir = tempfile::tempdir().unwrap();
         let both = dir.path().join("qga-gateway.service");

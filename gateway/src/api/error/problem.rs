@@ -86,6 +86,10 @@ pub(crate) struct ProblemBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     lease_id: Option<String>,
+    /// The member of the request that the guest's agent cannot do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    member: Option<&'static str>,
     #[serde(skip)]
     retry_after: Option<u32>,
     /// How long the file is of which there is no such range.
@@ -117,6 +121,7 @@ impl Problem {
             outcome: None,
             link: None,
             lease_id: None,
+            member: None,
             retry_after: None,
             size: None,
         }))
@@ -202,6 +207,11 @@ impl Problem {
 
     pub(crate) fn lease(mut self, id: impl std::fmt::Display) -> Self {
         self.0.lease_id = Some(id.to_string());
+        self
+    }
+
+    pub(crate) fn member(mut self, name: &'static str) -> Self {
+        self.0.member = Some(name);
         self
     }
 

@@ -15,6 +15,7 @@ pub(crate) fn operations() -> Vec<(String, String, bool)> {
             .replace("{id}", "vm")
             .replace("{lease}", "frz_00000000000000000000000000000000")
             .replace("{handle}", "1000")
+            .replace("{pid}", "1000")
             .replace("{name}", "guest-ping");
         // A problem that answers a HEAD has no body to be looked at; see the tests of downloads.
         for (method, operation) in item.as_object().unwrap().iter().filter(|(m, _)| *m != "head") {

@@ -26,6 +26,7 @@ mod old_agent;
 mod page;
 mod paused;
 mod power;
+mod processes;
 mod reads;
 mod requests;
 mod rights;
