@@ -37,6 +37,8 @@ mod rest_qmp;
 #[cfg(test)]
 mod rest_restart;
 #[cfg(test)]
+mod rest_streams;
+#[cfg(test)]
 mod scenario;
 #[cfg(test)]
 mod side_by_side;

@@ -22,6 +22,7 @@ mod sync;
 use std::io;
 use std::time::Duration;
 
+use qga_proto::command::CommandInfo;
 use qga_proto::{Call, CallId, Client, ClientConfig};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -283,7 +284,11 @@ impl<'a> Session<'a> {
                 let Some(due) = queue.peek() else { break };
                 let may_go = due.reply.is_closed()
                     || match &due.work {
-                        Work::Call { .. } if due.is_bulk() && bulk >= BULK_IN_FLIGHT => false,
+                        Work::Call { info, .. }
+                            if due.is_bulk() && bulk > 0 && bulk >= self.bulk_allowed(info) =>
+                        {
+                            false
+                        }
                         Work::Call { info, .. } => self.client.can_send(info),
                         Work::Resync => {
                             matches!(self.stage, Stage::Up) && self.client.in_flight() == 0
@@ -321,6 +326,11 @@ impl<'a> Session<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Behind a virtio port, qemu-ga has been seen to stop for good over two large writes at once.
+    fn bulk_allowed(&self, info: &CommandInfo) -> usize {
+        if info.changes_guest && !self.vm.has_extensions() { 1 } else { BULK_IN_FLIGHT }
     }
 
     fn bulk_in_flight(&self) -> usize {

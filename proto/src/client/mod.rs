@@ -1,6 +1,6 @@
-//! A host's end of one connection. Nothing but a sync is sent before a sync was answered: QEMU takes bytes from a second client
-//! while it serves the first, and hands them to the guest when that one leaves. A command sent
-//! blind may run hours later.
+//! A host's end of one connection. Nothing but a sync is sent before a sync was answered: QEMU takes
+//! bytes from a second client while it serves the first, and hands them to the guest when that one
+//! leaves. A command sent blind may run hours later.
 //!
 //! ```text
 //!   Unsynced ── start_sync ──▶ Syncing ── answered ──▶ Ready ── a call timed out, ──▶ Unsynced

@@ -219,6 +219,11 @@ impl Vm {
         lock(&self.capabilities).clone()
     }
 
+    /// Whether the agent is known to have extensions.
+    pub(crate) fn has_extensions(&self) -> bool {
+        lock(&self.capabilities).as_ref().is_some_and(|c| c.extensions().next().is_some())
+    }
+
     pub(crate) fn has_capabilities(&self) -> bool {
         lock(&self.capabilities).is_some()
     }
