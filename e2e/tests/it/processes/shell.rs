@@ -93,7 +93,8 @@ fn a_shell_in_a_real_terminal() {
     tmux.types("echo aga''in");
     tmux.shows("again");
     let client = until("the client", SOON, || {
-        let found = Command::new("pgrep").args(["-f", "--", &format!("--attach {pid}$")]).output()?;
+        let found =
+            Command::new("pgrep").args(["-f", "--", &format!("--attach {pid}$")]).output()?;
         let found = String::from_utf8(found.stdout)?;
         Ok(found.lines().last().and_then(|line| line.parse::<i32>().ok()))
     })
