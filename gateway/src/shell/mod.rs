@@ -108,7 +108,7 @@ fn encoded(id: &str) -> String {
 
 /// To the user, on a line of its own; standard output is the program's.
 fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "qga-gateway: {text}");
+    let _ = write!(std::io::stderr(), "\r\nqga-gateway: {text}\r\n");
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ pub(super) async fn run(mut socket: Socket, size: TerminalSize) -> anyhow::Resul
                     }
                     Ok(())
                 }
-                Some(Ok(Message::Text(told))) => match notice(&told, raw.is_some()) {
+                Some(Ok(Message::Text(told))) => match notice(&told) {
                     Some(end) => {
                         let _ = socket.close(None).await;
                         screen.finish().await;
@@ -122,10 +122,8 @@ fn text(value: &Value) -> Message {
 }
 
 /// What the gateway says of the program; its end, if it is that.
-fn notice(told: &str, raw: bool) -> Option<End> {
+fn notice(told: &str) -> Option<End> {
     let told: Value = serde_json::from_str(told).unwrap_or_default();
-    // In raw mode a line feed alone goes straight down.
-    let line = |text: &str| if raw { say(&format!("{text}\r")) } else { say(text) };
     if let Some(exit) = told.get("exit") {
         let number = |name: &str| exit[name].as_i64().and_then(|n| u8::try_from(n & 0xFF).ok());
         return Some(match (number("exit_code"), number("signal")) {
@@ -140,9 +138,9 @@ fn notice(told: &str, raw: bool) -> Option<End> {
         return Some(End::Lost(format!("detached: {why}")));
     }
     if let Some(error) = told["error"].as_str() {
-        line(error);
+        say(error);
     } else if let Some(missed) = told["gap"]["missed"].as_u64() {
-        line(&format!("{missed} bytes of output are not kept any more"));
+        say(&format!("{missed} bytes of output are not kept any more"));
     }
     None
 }

@@ -137,7 +137,7 @@ pub(in crate::api) async fn attach_process(
     let reader = reader(&app, &process, [Some(at), None])?;
     let attached = Attached {
         heartbeat: app.limits().event_heartbeat,
-        vm: vm.handle.clone(),
+        vm: vm.handle,
         process,
         caller,
         hangup: query.hangup,

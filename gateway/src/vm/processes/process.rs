@@ -227,7 +227,7 @@ impl Process {
     pub fn output(&self, stream: OutputStream) -> Option<(u64, Vec<u8>)> {
         let inner = self.lock();
         let stream = inner.streams[index(stream)].as_ref()?;
-        Some(stream.read(0, usize::MAX).unwrap_or((stream.end(), Vec::new())))
+        Some(stream.read(0, usize::MAX).unwrap_or_else(|| (stream.end(), Vec::new())))
     }
 
     /// Returns once nothing more will come of it.

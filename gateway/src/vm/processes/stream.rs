@@ -56,11 +56,15 @@ impl Stream {
         self.held
     }
 
-    /// Adds bytes that stand at `offset`. What is there already is left out, and what lies between
-    /// the end and `offset` is missing for ever.
+    /// Adds bytes that stand at `offset`. What is there already is left out. If something is missing
+    /// before them, all that was there gives way: what is kept has no holes.
     pub(super) fn push(&mut self, offset: u64, bytes: &[u8]) {
         if offset > MAX_OFFSET {
             return;
+        }
+        if offset > self.end {
+            self.segments.clear();
+            self.held = 0;
         }
         let known = usize::try_from(self.end.saturating_sub(offset)).unwrap_or(usize::MAX);
         let Some(mut bytes) = bytes.get(known..).filter(|rest| !rest.is_empty()) else {
