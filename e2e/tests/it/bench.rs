@@ -30,11 +30,14 @@ const AGENT_ROWS: [&str; 20] = [
     "descriptors, growth over 1000 commands",
 ];
 
-const IDLE_ROWS: [&str; 4] = [
+const IDLE_ROWS: [&str; 7] = [
     "until all are ready, from the start",
     "memory per VM, after one sync",
     "memory per VM, after one 1 MiB reply each",
     "processor time while idle, of one core",
+    "a scrape of /metrics",
+    "its size per VM",
+    "memory per VM, after the scrapes",
 ];
 
 const GATEWAY_ROWS: [&str; 10] = [
