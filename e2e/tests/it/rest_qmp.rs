@@ -24,6 +24,13 @@ fn monitor(kind: Kind) {
 fn paused(served: &mut Served) {
     served.guest.vm.qmp().stop().unwrap();
     served.wait_link("paused");
+    // That it stopped comes first, and why a moment later.
+    until("the reason", SOON, || {
+        let vm = served.target.vm()?;
+        let reason = vm["link"]["reason"].as_str().unwrap_or_default();
+        Ok(reason.contains("somebody has paused it").then_some(()))
+    })
+    .unwrap();
     let rest = served.target.rest.clone();
     for (path, body) in [("/fsfreeze", json!({ "ttl_seconds": 60 })), ("/ping", json!({}))] {
         let reply = rest.post(&served.target.path(path), &body).unwrap();
