@@ -205,20 +205,22 @@ fn addresses(agent: &mut RawAgent, control: &mut Control) {
 /// Space that a deleted file has left goes back to the host.
 fn trim(agent: &mut RawAgent, guest: &mut Guest) {
     const SIZE: u64 = 24 << 20;
+    // The host's own blocks for the image's extents come and go with how scattered it is.
+    const EXTENTS: u64 = 1 << 20;
     let image = guest.vm.image(Disk::Ext4);
     let held = || fs::metadata(&image).unwrap().blocks() * 512;
     let before = held();
     let control = guest.vm.control();
     control.output("dd if=/dev/urandom of=/data/ext4/big bs=1M count=24 2>&1 && sync").unwrap();
     let full = held();
-    assert!(full >= before + SIZE, "{before} {full}");
+    assert!(full + EXTENTS >= before + SIZE, "{before} {full}");
     control.output("rm /data/ext4/big && sync").unwrap();
     let answer = call(agent, "guest-fstrim", &json!({}));
     eprintln!("fstrim: {answer}");
     let paths = answer["paths"].as_array().unwrap();
     let ext4 = paths.iter().find(|p| p["path"] == "/data/ext4").expect("the disk");
     assert!(ext4["trimmed"].as_u64().unwrap() >= SIZE, "{ext4}");
-    until("a sparser image", SOON, || Ok((held() + SIZE <= full).then_some(()))).unwrap();
+    until("a sparser image", SOON, || Ok((held() + SIZE <= full + EXTENTS).then_some(()))).unwrap();
     let every: Vec<_> = paths.iter().filter(|p| p["error"].is_null()).collect();
     assert_eq!(every.len(), 4, "each disk is trimmed: {answer}");
 }
