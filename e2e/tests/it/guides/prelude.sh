@@ -1,0 +1,18 @@
+# What the pages take for granted: the packages are installed, and systemd runs the gateway.
+set -euo pipefail
+PATH=$PLACE/usr/local/sbin:$(dirname "$GATEWAY"):$PATH
+export QGA_SOCKET=$PLACE/run/qga-gateway/api.sock
+config=$PLACE/etc/qga-gateway/config.toml
+
+qga-gateway() { command qga-gateway --config "$config" "$@"; }
+
+systemctl() {
+  [[ $* == "restart qga-gateway" ]] || { echo "systemctl $*: not in this test" >&2; return 1; }
+  # Ends with this shell.
+  setpriv --pdeathsig KILL -- "$GATEWAY" --config "$config" >>"$PLACE/gateway.log" 2>&1 &
+  local gateway=$! end=$((SECONDS + 30))
+  until curl -sf --unix-socket "$QGA_SOCKET" http://localhost/readyz >/dev/null; do
+    kill -0 "$gateway" && ((SECONDS < end)) || return 1
+    sleep 0.05
+  done
+}
