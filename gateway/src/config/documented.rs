@@ -140,3 +140,26 @@ fn the_page_says_what_takes_a_restart() {
         assert!(told().keys().any(|key| covers(name, key)), "{name}");
     }
 }
+
+/// Every piece of configuration in the pages: blocks marked `toml`, and what a command appends to the file.
+#[test]
+fn what_the_pages_show_is_good() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let mut seen = 0;
+    for page in std::fs::read_dir(docs).expect("the pages") {
+        let page = page.expect("a page").path();
+        let text = std::fs::read_to_string(&page).expect("text");
+        let blocks = text.split("\n```toml\n").skip(1).map(|rest| (rest, "\n```"));
+        let appended = text.split("config.toml <<'END'\n").skip(1).map(|rest| (rest, "\nEND"));
+        for (rest, end) in blocks.chain(appended) {
+            let block = rest.split(end).next().unwrap_or_default();
+            let block =
+                block.replace("sha256 = \"…\"", &format!("sha256 = \"{}\"", "0".repeat(64)));
+            if let Err(error) = Config::parse(&block, &page) {
+                panic!("{error}\n{block}");
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 6, "{seen}");
+}

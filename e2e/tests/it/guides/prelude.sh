@@ -7,12 +7,28 @@ config=$PLACE/etc/qga-gateway/config.toml
 qga-gateway() { command qga-gateway --config "$config" "$@"; }
 
 systemctl() {
-  [[ $* == "restart qga-gateway" ]] || { echo "systemctl $*: not in this test" >&2; return 1; }
-  # Ends with this shell.
-  setpriv --pdeathsig KILL -- "$GATEWAY" --config "$config" >>"$PLACE/gateway.log" 2>&1 &
-  local gateway=$! end=$((SECONDS + 30))
-  until curl -sf --unix-socket "$QGA_SOCKET" http://localhost/readyz >/dev/null; do
-    kill -0 "$gateway" && ((SECONDS < end)) || return 1
-    sleep 0.05
-  done
+  local end=$((SECONDS + 30)) before
+  case $* in
+    "restart qga-gateway")
+      # Ends with this shell.
+      setpriv --pdeathsig KILL -- "$GATEWAY" --config "$config" >>"$PLACE/gateway.log" 2>&1 &
+      gateway=$!
+      until curl -sf --unix-socket "$QGA_SOCKET" http://localhost/readyz >/dev/null; do
+        kill -0 "$gateway" && ((SECONDS < end)) || return 1
+        sleep 0.05
+      done
+      ;;
+    "reload qga-gateway")
+      before=$(grep -c "is taken over" "$PLACE/gateway.log") || true
+      kill -HUP "$gateway"
+      until (($(grep -c "is taken over" "$PLACE/gateway.log") > before)); do
+        ((SECONDS < end)) || return 1
+        sleep 0.05
+      done
+      ;;
+    *)
+      echo "systemctl $*: not in this test" >&2
+      return 1
+      ;;
+  esac
 }
