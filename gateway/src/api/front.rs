@@ -18,6 +18,7 @@ use super::caller::unauthenticated;
 use super::context::{REQUEST_ID, RequestContext, RequestIds};
 use super::error::{Code, Problem};
 use super::idempotency::Keyed;
+use super::strangers::Strangers;
 use super::tickets::{self, Tickets};
 use super::told::Told;
 use super::trail::Trail;
@@ -52,13 +53,15 @@ pub struct Front {
     requests: Arc<RequestFigures>,
     tickets: Option<Tickets>,
     audit: Audit,
+    strangers: Arc<Strangers>,
     exporter: Option<Exporter>,
 }
 
 impl Front {
     pub(crate) fn new(router: Router, requests: Arc<RequestFigures>) -> Self {
         let (ids, audit) = (Arc::new(RequestIds::new()), Audit::default());
-        Self { router, ids, keyed: None, requests, tickets: None, audit, exporter: None }
+        let strangers = Arc::default();
+        Self { router, ids, keyed: None, requests, tickets: None, audit, strangers, exporter: None }
     }
 
     /// Keeps the answers to requests that carry an `Idempotency-Key`.
@@ -103,7 +106,8 @@ impl Front {
             let route = self.requests.route(request.uri().path());
             Told::begin(exporter, request.method(), route, &context)
         });
-        let trail = Trail::start(request.method(), request.uri(), &context, &self.audit);
+        let trail =
+            Trail::start(request.method(), request.uri(), &context, &self.audit, &self.strangers);
         let admitted = admitted.and_then(|proof| {
             let refused = proof.is_some() && !request.method().is_safe() && self.audit.refuses();
             if refused { Err(unrecorded()) } else { Ok(proof) }

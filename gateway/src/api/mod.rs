@@ -38,6 +38,7 @@ mod processes;
 mod reads;
 mod service;
 mod settings;
+mod strangers;
 mod strict;
 mod tickets;
 mod time;

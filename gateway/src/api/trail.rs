@@ -9,9 +9,14 @@ use axum::response::Response;
 use super::access::is_public;
 use super::context::RequestContext;
 use super::error::ProblemNote;
+use super::strangers::Strangers;
 use crate::audit::{Audit, AuditResult, RequestRecord};
 use crate::principal::Principal;
 use crate::vm::VmId;
+
+/// The most bytes of a path in the log and on record. Every path of the API is shorter; what is
+/// longer is somebody's who may want to fill the disk.
+const MAX_PATH: usize = 1024;
 
 /// Written when the request ends, also when the client hung up before the answer.
 pub(super) struct Trail(Option<Request>);
@@ -22,6 +27,7 @@ struct Request {
     context: Arc<RequestContext>,
     /// Where it is put on record, if it is.
     audit: Option<Audit>,
+    strangers: Arc<Strangers>,
     start: Instant,
 }
 
@@ -31,6 +37,7 @@ impl Trail {
         uri: &Uri,
         context: &Arc<RequestContext>,
         audit: &Audit,
+        strangers: &Arc<Strangers>,
     ) -> Self {
         let recorded = !is_public(uri.path()) && audit.takes(!method.is_safe());
         let audit = recorded.then(|| audit.clone());
@@ -41,6 +48,7 @@ impl Trail {
             uri: uri.clone(),
             context: context.clone(),
             audit,
+            strangers: strangers.clone(),
             start: Instant::now(),
         }))
     }
@@ -64,6 +72,17 @@ impl Drop for Trail {
 impl Request {
     fn leave(&self, status: Option<StatusCode>, note: Option<&ProblemNote>) {
         let micros = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if self.context.principal().is_none() {
+            let Some(left_out) = self.strangers.leave_a_line() else { return };
+            if left_out > 0 {
+                tracing::warn!(
+                    "{left_out} more requests without credentials, and no line for each"
+                );
+                if let Some(audit) = &self.audit {
+                    audit.left_out(left_out);
+                }
+            }
+        }
         let vms = self.context.vms();
         self.log(status, note, vms.first(), micros);
         if let Some(audit) = &self.audit {
@@ -79,7 +98,7 @@ impl Request {
         micros: u64,
     ) {
         let Self { method, uri, context, .. } = self;
-        let (id, path) = (context.id.to_str().unwrap_or("-"), uri.path());
+        let (id, path) = (context.id.to_str().unwrap_or("-"), cut(uri.path()));
         let principal = context.principal().map(Principal::as_str);
         let vm = vm.map(VmId::as_str);
         let lease = context.lease().map(crate::vm::LeaseId::as_str);
@@ -132,7 +151,7 @@ impl Request {
             request_id: context.id.to_str().unwrap_or("-"),
             principal: context.principal().map(Principal::as_str),
             method: method.as_str(),
-            path: uri.path(),
+            path: cut(uri.path()),
             vms,
             lease_id: context.lease().map(crate::vm::LeaseId::as_str),
             command: context.command(),
@@ -144,4 +163,9 @@ impl Request {
             micros,
         });
     }
+}
+
+/// As much of a path as is kept. It is ASCII: anything else is no URI.
+fn cut(path: &str) -> &str {
+    path.get(..MAX_PATH).unwrap_or(path)
 }

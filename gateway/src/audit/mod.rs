@@ -17,12 +17,13 @@ mod sink;
 
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
 pub use self::config::AuditConfig;
-use self::record::EventRecord;
+use self::record::{EventRecord, LeftOut};
 pub(crate) use self::record::{RequestRecord, Result as AuditResult};
 use self::sink::Sink;
 use crate::vm::{Delivery, EventKind, Events};
@@ -103,6 +104,13 @@ impl Audit {
     pub(crate) fn request(&self, record: &RequestRecord<'_>) {
         if let Some(inner) = &self.0 {
             inner.sink.write(record);
+        }
+    }
+
+    /// Puts on record that so many requests without credentials are not there one by one.
+    pub(crate) fn left_out(&self, requests: u64) {
+        if let Some(inner) = &self.0 {
+            inner.sink.write(&LeftOut { time: SystemTime::now(), kind: "left_out", requests });
         }
     }
 

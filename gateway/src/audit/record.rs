@@ -37,6 +37,15 @@ pub(crate) struct RequestRecord<'a> {
     pub(crate) micros: u64,
 }
 
+/// Requests without credentials that came too fast for a record each.
+#[derive(Debug, Serialize)]
+pub(super) struct LeftOut {
+    #[serde(serialize_with = "timestamp")]
+    pub(super) time: SystemTime,
+    pub(super) kind: &'static str,
+    pub(super) requests: u64,
+}
+
 /// What came of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod inherited;
+mod newcomers;
 mod patient;
 mod refusal;
 mod tcp;
@@ -27,9 +28,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::descriptors::max_connections;
+use self::newcomers::{Newcomer, Newcomers};
 use self::patient::Patient;
 use self::refusal::{Exchange, Refusing};
-use crate::api::access::Access;
+use crate::api::access::{Access, is_public};
 use crate::api::{Front, MAX_HEAD_BYTES, MAX_HEADERS, Refusal};
 
 pub use descriptors::raise_descriptors;
@@ -80,10 +82,11 @@ pub async fn serve<L: Listener>(
     stopping: CancellationToken,
 ) {
     let slots = Arc::new(Semaphore::new(max_connections()));
+    let newcomers = Newcomers::default();
     loop {
         let accepted = tokio::select! {
             () = stopping.cancelled() => return,
-            accepted = accept(&mut listener, &slots) => accepted,
+            accepted = accept(&mut listener, &slots, &newcomers) => accepted,
         };
         let (opening, slot) = match accepted {
             Ok(accepted) => accepted,
@@ -95,40 +98,66 @@ pub async fn serve<L: Listener>(
             }
         };
         let (front, stopping) = (front.clone(), stopping.clone());
+        let newcomer = newcomers.enter();
         tracker.spawn(async move {
-            match timeout(HANDSHAKE_TIMEOUT, L::open(opening)).await {
-                Ok(Ok((stream, access))) => connection(stream, &access, &front, &stopping).await,
-                // What a client does not agree to is its own affair.
-                Ok(Err(error)) => tracing::debug!(%error, "no connection came about"),
-                Err(_) => tracing::debug!("no connection came about in time"),
+            let served = async {
+                match timeout(HANDSHAKE_TIMEOUT, L::open(opening)).await {
+                    Ok(Ok((stream, access))) => {
+                        connection(stream, &access, &front, &stopping, &newcomer).await;
+                    }
+                    // What a client does not agree to is its own affair.
+                    Ok(Err(error)) => tracing::debug!(%error, "no connection came about"),
+                    Err(_) => tracing::debug!("no connection came about in time"),
+                }
+            };
+            tokio::select! {
+                () = served => {}
+                () = newcomer.gives_way() => {
+                    tracing::debug!("a silent connection gave way to a new one");
+                }
             }
             drop(slot);
         });
     }
 }
 
-/// Waits for a free slot first: without one, connections stay in the kernel's queue.
+/// The next connection, once there is a slot for it. When all are taken, one that has proved
+/// nothing gives its own up; if there is none, the next waits, and all behind it in the kernel's
+/// queue.
 async fn accept<L: Listener>(
     listener: &mut L,
     slots: &Arc<Semaphore>,
+    newcomers: &Newcomers,
 ) -> io::Result<(L::Opening, OwnedSemaphorePermit)> {
+    let opening = listener.accept().await?;
+    if slots.available_permits() == 0 {
+        newcomers.make_room();
+    }
     let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
-    Ok((listener.accept().await?, slot))
+    Ok((opening, slot))
 }
 
-async fn connection<S>(stream: S, access: &Access, front: &Front, stopping: &CancellationToken)
-where
+async fn connection<S>(
+    stream: S,
+    access: &Access,
+    front: &Front,
+    stopping: &CancellationToken,
+    newcomer: &Newcomer,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let exchange = Exchange::default();
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let open = exchange.begin();
         let exchange = &exchange;
+        let public = is_public(request.uri().path());
+        newcomer.asks();
         async move {
             let response = front.handle(access, request).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 exchange.hand_over();
             }
+            newcomer.answered(response.status(), public);
             Ok::<_, Infallible>(response.map(|body| open.until_sent(body)))
         }
     });
@@ -187,7 +216,8 @@ mod tests {
             client.write_all(sent).await.expect("takes it");
             client.read_to_string(&mut answer).await.expect("ends");
         };
-        tokio::join!(connection(stream, &access, &front, &stopping), talk);
+        let newcomer = Newcomers::default().enter();
+        tokio::join!(connection(stream, &access, &front, &stopping, &newcomer), talk);
         answer
     }
 

@@ -31,6 +31,7 @@ mod reads;
 mod requests;
 mod rights;
 mod stop;
+mod strangers;
 mod tls;
 mod traces;
 mod tree;
