@@ -8,6 +8,7 @@ pub(crate) mod client;
 mod commands;
 mod config;
 mod document;
+mod download_faults;
 mod downloads;
 mod dry_run;
 pub(crate) mod events;
