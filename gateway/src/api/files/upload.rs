@@ -33,7 +33,7 @@ const DRAIN_BYTES: usize = 64 << 20;
 /// Where to, and how.
 #[derive(Debug)]
 pub(in crate::api) struct UploadQuery {
-    path: GuestPath,
+    pub(super) path: GuestPath,
     mode: Option<i64>,
     uid: Option<i64>,
     gid: Option<i64>,
