@@ -12,7 +12,7 @@ use super::chunk::Read;
 use super::closing::GuestFile;
 use super::patience::Patience;
 use super::slots::Transfers;
-use super::{AHEAD, CHUNK, GuestPath, TransferError, detached};
+use super::{AHEAD, GuestPath, PART, TransferError, detached};
 use crate::vm::handle::VmHandle;
 
 /// A file that is open to be read.
@@ -196,8 +196,8 @@ impl Reader {
     async fn ask(&mut self) -> Result<(), TransferError> {
         while self.sent.len() < AHEAD {
             let count = match self.to_ask {
-                Some(left) => usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK)),
-                None => CHUNK,
+                Some(left) => usize::try_from(left).map_or(PART, |left| left.min(PART)),
+                None => PART,
             };
             if count == 0 {
                 break;

@@ -17,7 +17,7 @@ use super::file_agent::FileAgent;
 use super::gateway::{BOUND, Gateway};
 
 /// What the gateway asks for at once.
-pub(super) const CHUNK: usize = 192 << 10;
+pub(super) const CHUNK: usize = 96 << 10;
 
 pub(super) async fn gateway(agent: &FileAgent, more: &str) -> Gateway {
     let guest = agent.clone();
