@@ -47,6 +47,12 @@ impl Opened {
                 let open = GuestFileOpen { path: path.lossy().into(), mode: Some("r".into()) };
                 let (file, _) = GuestFile::open(&vm, slot, open, |handle| *handle).await?;
                 let end = file.end().await?;
+                // Without an end, it has at least a position: `/proc` and devices. What has none
+                // either is a pipe, a socket or a terminal. Read, a pipe without a writer would look
+                // like a file without content.
+                if end.is_none() && !file.has_positions().await? {
+                    return Err(TransferError::NoPositions);
+                }
                 // Where there is no end to go to, the position is where it was.
                 let at = end.is_none().then_some(0);
                 Ok(Self { file, stat: None, size: end.filter(is_size), at })

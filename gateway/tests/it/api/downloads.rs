@@ -266,6 +266,21 @@ async fn what_is_no_file_is_told_by_its_code() {
         let problem = get(&gateway, path).send().await.problem(422, "agent_error");
         assert!(problem.get("errno").is_none());
     }
+    // One thing it does tell: what has no positions. Read, a pipe would look like an empty file.
+    stock.put_kind("/pipe", FileKind::Fifo, b"");
+    let reads = stock.ran("guest-file-read");
+    for method in ["GET", "HEAD"] {
+        let answer = gateway.ask(method, &content("/pipe")).send().await;
+        assert_eq!(answer.status, 409);
+        if method == "GET" {
+            let problem = answer.problem(409, "not_a_file");
+            assert!(problem["detail"].as_str().unwrap().contains("named pipe"), "{problem}");
+        }
+    }
+    assert_eq!(stock.ran("guest-file-read"), reads, "who writes into it keeps what it wrote");
+    stock.put_kind("/dev/vda", FileKind::BlockDevice, &disk);
+    let part = get(&gateway, "/dev/vda").header("range", "bytes=-9").send().await;
+    assert_eq!(&*part.body, &disk[CHUNK..]);
     let odd = get(&gateway, "/%FF").send().await.problem(501, "command_unsupported");
     assert!(odd["detail"].as_str().unwrap().contains("UTF-8"), "{odd}");
     all_closed(&stock).await;
