@@ -50,8 +50,9 @@ pub use self::file::{
     GuestFileOpen, GuestFileRead, GuestFileSeek, GuestFileWrite, MAX_READ_COUNT, Whence,
 };
 pub use self::file_ext::{
-    CreatedFile, DirectoryEntry, Expected, FileKind, FileList, FileStat, OpenFile, XFileCommit,
-    XFileCreate, XFileList, XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat,
+    CreatedFile, DirectoryEntry, Expected, FileKind, FileList, FileStat, OpenFile, XFileBeneath,
+    XFileCommit, XFileCreate, XFileList, XFileMkdir, XFileOpen, XFileRemove, XFileRename,
+    XFileStat,
 };
 pub use self::filesystem::{FilesystemInfo, GuestFstrim, GuestGetFsinfo, TrimReport, TrimResult};
 pub use self::fsfreeze::{
@@ -304,6 +305,7 @@ pub const COMMANDS: &[CommandInfo] = &[
     XFileRename::INFO,
     XFileRemove::INFO,
     XFileMkdir::INFO,
+    XFileBeneath::INFO,
 ];
 
 /// Commands that agents on other systems have and ours does not. No part of what an agent offers.

@@ -132,7 +132,13 @@ pub(in crate::api) async fn show_file(
     let ShowQuery { path, after, limit, follow } = query;
     let partial = own_partial(&caller, &vm, &path);
     let (text, b64) = path.members();
-    let stat = XFileStat { path: text.clone(), path_b64: b64.clone(), handle: None, follow };
+    let stat = XFileStat {
+        path: text.clone(),
+        path_b64: b64.clone(),
+        handle: None,
+        follow,
+        beneath: None,
+    };
     let stat = match (vm.call(stat).await, &partial) {
         (Err(problem), Some(partial)) if problem.code() == Code::FileNotFound => {
             return Err(problem.received(partial.received));
@@ -142,7 +148,8 @@ pub(in crate::api) async fn show_file(
     let (mut entries, mut next) = (None, None);
     if stat.kind == FileKind::Directory {
         let after_b64 = after.map(Base64Text::new);
-        let list = vm.call(XFileList { path: text, path_b64: b64, after_b64, limit }).await?;
+        let list = XFileList { path: text, path_b64: b64, after_b64, limit, beneath: None };
+        let list = vm.call(list).await?;
         entries = Some(list.entries);
         next = list.next.map(|next| URL_SAFE_NO_PAD.encode_to_string(next.0));
     }
@@ -219,7 +226,7 @@ pub(in crate::api) async fn make_directory(
 ) -> Result<StatusCode, Problem> {
     let (path, path_b64) = path.members();
     let vm = caller.vm(&id, Right::FilesWrite)?;
-    vm.call(XFileMkdir { path, path_b64, mode, parents }).await?;
+    vm.call(XFileMkdir { path, path_b64, mode, parents, beneath: None }).await?;
     Ok(StatusCode::CREATED)
 }
 
@@ -272,7 +279,7 @@ pub(in crate::api) async fn rename_file(
 ) -> Result<StatusCode, Problem> {
     let ((path, path_b64), (to, to_b64)) = (path.members(), to.members());
     let vm = caller.vm(&id, Right::FilesWrite)?;
-    vm.call(XFileRename { path, path_b64, to, to_b64, replace }).await?;
+    vm.call(XFileRename { path, path_b64, to, to_b64, replace, beneath: None }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -359,6 +366,6 @@ async fn remove(
         _ => None,
     };
     let (path, path_b64) = path.members();
-    vm.call(XFileRemove { path, path_b64, expect }).await?;
+    vm.call(XFileRemove { path, path_b64, expect, beneath: None }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -39,7 +39,7 @@ impl Opened {
         detached(async move {
             if stat {
                 let (path, path_b64) = path.members();
-                let open = XFileOpen { path, path_b64, write: None };
+                let open = XFileOpen { path, path_b64, write: None, beneath: None };
                 let (file, opened) =
                     GuestFile::open(&vm, slot, open, |opened| opened.handle).await?;
                 Self::known(file, opened.stat).await

@@ -92,7 +92,7 @@ impl Upload {
         let (vm, path) = (vm.clone(), path.clone());
         detached(async move {
             let (path, path_b64) = path.members();
-            let create = XFileCreate { path, path_b64 };
+            let create = XFileCreate { path, path_b64, beneath: None };
             let (file, created) =
                 GuestFile::open(&vm, slot, create, |created| created.handle).await?;
             let writer = Writer::new(file, 0, digests, created.replaces);
@@ -114,7 +114,7 @@ impl Upload {
         detached(async move {
             let file = if how == InPlace::PartExtended {
                 let (path, path_b64) = path.members();
-                let open = XFileOpen { path, path_b64, write: Some(true) };
+                let open = XFileOpen { path, path_b64, write: Some(true), beneath: None };
                 GuestFile::open(&vm, slot, open, |opened| opened.handle).await?.0
             } else {
                 let mode = if how == InPlace::Whole { "w" } else { "r+" };

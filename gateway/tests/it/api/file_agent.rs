@@ -257,7 +257,7 @@ impl Disk {
                 self.stat(self.find(&bytes(path, path_b64))?)
             }),
             "x-guest-file-create" => Outcome::value(&{
-                let XFileCreate { path, path_b64 } = request.arguments()?;
+                let XFileCreate { path, path_b64, .. } = request.arguments()?;
                 self.create(bytes(path, path_b64))?
             }),
             "x-guest-file-commit" => Outcome::value(&self.commit(&request.arguments()?)?),
@@ -272,7 +272,7 @@ impl Disk {
                 Outcome::empty()
             }
             "x-guest-file-rename" => {
-                let XFileRename { path, path_b64, to, to_b64, replace } = request.arguments()?;
+                let XFileRename { path, path_b64, to, to_b64, replace, .. } = request.arguments()?;
                 let (path, to) = (bytes(path, path_b64), bytes(to, to_b64));
                 let number = self.find(&path)?;
                 if self.names.contains_key(&to) && replace != Some(true) {
@@ -283,7 +283,7 @@ impl Disk {
                 Outcome::empty()
             }
             "x-guest-file-remove" => {
-                let XFileRemove { path, path_b64, expect } = request.arguments()?;
+                let XFileRemove { path, path_b64, expect, .. } = request.arguments()?;
                 let path = bytes(path, path_b64);
                 self.find(&path)?;
                 self.check(&path, expect)?;
