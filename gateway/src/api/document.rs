@@ -203,7 +203,7 @@ fn complete_operation(method: &str, operation: &mut Value, problems: &mut Map<St
     let keyed = takes_key(method, operation);
     let mut codes = vec!["bad_request", "forbidden", "internal_error", "not_acceptable"];
     if !public {
-        codes.push("unauthenticated");
+        codes.extend(["unauthenticated", "too_many_requests"]);
     }
     if matches!(method, "post" | "put" | "patch" | "delete") {
         codes.extend(["body_too_large", "request_timeout", "unsupported_media_type"]);
@@ -265,6 +265,7 @@ fn problem_response(codes: &[Code]) -> Value {
             Code::AgentUnavailable
             | Code::QueueFull
             | Code::TooManySubscribers
+            | Code::TooManyRequests
             | Code::TooManyProcesses
             | Code::TooManyTickets
             | Code::TooManyTransfers

@@ -118,6 +118,8 @@ fn the_page_says_what_takes_a_restart() {
         [listen.tls]
         certificate = "/other"
         key = "/other"
+        [cors]
+        origins = ["https://other"]
         [audit]
         journal = true
         [telemetry]

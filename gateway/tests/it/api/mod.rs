@@ -3,6 +3,7 @@ mod agent;
 mod alerts;
 mod audit;
 mod bad_agent;
+mod browsers;
 mod calls;
 pub(crate) mod client;
 mod commands;
