@@ -18,6 +18,13 @@ use arguments::{
     FileHandle, FileHandlePath, MAX_WRITE_BODY, OpenRequest, ReadRequest, SeekRequest, WriteRequest,
 };
 
+/// The right that opening needs, by the request's body; that of writing if that cannot be told.
+pub(super) fn right(body: &[u8]) -> Right {
+    let request = serde_json::from_slice::<OpenRequest>(body).ok();
+    let checked = request.and_then(|request| request.checked().ok());
+    checked.map_or(Right::FilesWrite, |(_, right)| right)
+}
+
 /// Open a file in the guest
 ///
 /// `guest-file-open`. Handles outlive connections: close them. Reading needs the right

@@ -210,11 +210,6 @@ fn operations() -> OpenApiRouter<App> {
 /// The whole API on this state.
 pub fn front(state: State) -> Front {
     let (router, api) = operations().split_for_parts();
-    let keyed = idempotency::Keyed::new(
-        state.replies.clone(),
-        state.leases.clone(),
-        document::keyed_paths(&api),
-    );
     let router: Router<App> = page::assets(router)
         .method_not_allowed_fallback(|method: Method| async move {
             error::Problem::new(
@@ -248,6 +243,7 @@ pub fn front(state: State) -> Front {
         tickets: tickets.clone(),
         origins: origins.clone(),
     };
+    let keyed = idempotency::Keyed::new(app.clone(), document::keyed_paths(&api));
     let front = Front::new(router.with_state(app), requests).keyed(keyed);
     front.with_tickets(tickets).audited(audit).traced(exporter).let_in(origins).paced(pace)
 }

@@ -205,7 +205,7 @@ impl Attached {
         // Errors on the way up are told on the way down; few, or the client waits.
         let (tell, told) = tokio::sync::mpsc::channel(8);
         let replaced = writer.replaced();
-        let may = || self.caller.may(&self.vm, Right::Exec);
+        let may = || self.caller.uses(&self.vm, &self.process);
         tokio::select! {
             end = self.down(sink, reader, told) => end,
             end = self.up(stream, writer, tell) => end,

@@ -13,6 +13,7 @@
 //! closed. Its chunks have a lane of their own in the VM's queue, behind everything else, so that a
 //! freeze or a ping waits for the chunks on the wire and no more, and transfers take turns.
 
+mod beneath;
 mod chunk;
 mod closing;
 mod digests;
@@ -26,6 +27,7 @@ mod upload;
 
 use std::future::Future;
 
+pub(crate) use self::beneath::Beneath;
 pub(crate) use self::digests::Digests;
 pub(crate) use self::download::{Download, Opened, Piece};
 pub(crate) use self::error::TransferError;

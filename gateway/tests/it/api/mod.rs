@@ -20,6 +20,7 @@ mod gateway;
 mod groups;
 mod idempotency;
 mod kept;
+mod limited;
 mod list;
 mod list_freezes;
 mod metrics;
