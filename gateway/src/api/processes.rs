@@ -76,12 +76,16 @@ impl ProcessPath {
         let vm = caller.programs(&self.id)?;
         // One that is not the caller's to use is not there for it.
         let known = || vm.handle.process(self.pid).filter(|found| caller.uses(&vm.handle, found));
-        if let Some(process) = known() {
-            return Ok((vm, process));
+        let mut found = known();
+        if found.is_none() {
+            vm.handle.find_processes().await;
+            found = known();
         }
-        vm.handle.find_processes().await;
-        match known() {
-            Some(process) => Ok((vm, process)),
+        match found {
+            Some(process) => {
+                caller.is_about(&process.program);
+                Ok((vm, process))
+            }
             None => Err(Problem::new(
                 Code::ProcessNotFound,
                 format!(
@@ -151,6 +155,9 @@ pub(super) async fn start_process(
     Query(query): Query<StartQuery>,
     Json(request): Json<ProcessRequest, MAX_START_BODY>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Answer<ProcessBody>), Problem> {
+    if let Some(program) = request.program() {
+        caller.is_about(program);
+    }
     let limit = CallTimeout::checked(caller.app(), query.timeout_seconds)?;
     let wait = wait(&caller, query.wait)?;
     let order = request.checked()?;

@@ -134,6 +134,7 @@ async fn read(
     headers: &HeaderMap,
     with_body: bool,
 ) -> Result<Response, Problem> {
+    caller.is_about(&path.lossy());
     let (vm, beneath) = caller.files(id, Right::FilesRead, &[path], &[&XFileOpen::INFO]).await?;
     let stat = beneath.is_held() || vm.offers(&XFileOpen::INFO).await?;
     let info = if stat { &XFileOpen::INFO } else { &GuestFileOpen::INFO };
@@ -200,6 +201,7 @@ pub(in crate::api) async fn write_content(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    caller.is_about(&query.path.lossy());
     let paths = [&query.path];
     let (vm, beneath) = caller.files(&id, Right::FilesWrite, &paths, upload::COMMANDS).await?;
     let plan = upload::Plan::of(query, &headers, beneath)?;

@@ -129,6 +129,7 @@ pub(in crate::api) async fn show_file(
     Path(id): Path<String>,
     FileQuery(query): FileQuery<ShowQuery>,
 ) -> Result<Response, Problem> {
+    caller.is_about(&query.path.lossy());
     let ShowQuery { path, after, limit, follow } = query;
     let (vm, beneath) = caller.files(&id, Right::FilesRead, &[&path], &[]).await?;
     let partial = own_partial(&caller, &id, &path).await;
@@ -229,6 +230,7 @@ pub(in crate::api) async fn make_directory(
     FileQuery(MakeQuery { path, mode, parents }): FileQuery<MakeQuery>,
     _: NoBody,
 ) -> Result<StatusCode, Problem> {
+    caller.is_about(&path.lossy());
     let (vm, beneath) = caller.files(&id, Right::FilesWrite, &[&path], &[]).await?;
     let ((path, path_b64), beneath) = (path.members(), beneath.argument());
     vm.call(XFileMkdir { path, path_b64, mode, parents, beneath }).await?;
@@ -282,6 +284,7 @@ pub(in crate::api) async fn rename_file(
     FileQuery(RenameQuery { path, to, replace }): FileQuery<RenameQuery>,
     _: NoBody,
 ) -> Result<StatusCode, Problem> {
+    caller.is_about(&format!("{} -> {}", path.lossy(), to.lossy()));
     let (vm, beneath) = caller.files(&id, Right::FilesWrite, &[&path, &to], &[]).await?;
     let ((path, path_b64), (to, to_b64)) = (path.members(), to.members());
     let beneath = beneath.argument();
@@ -358,6 +361,7 @@ async fn remove(
     path: &GuestPath,
     headers: &HeaderMap,
 ) -> Result<StatusCode, Problem> {
+    caller.is_about(&path.lossy());
     let (vm, beneath) = caller.files(id, Right::FilesWrite, &[path], &[]).await?;
     let expect = match Condition::of(headers) {
         Condition::OneOf(tags) => match &*tags {
