@@ -28,7 +28,8 @@ pub(super) fn right(body: &[u8]) -> Right {
 /// Open a file in the guest
 ///
 /// `guest-file-open`. Handles outlive connections: close them. Reading needs the right
-/// `files_read`, every other mode `files_write`.
+/// `files_read`, every other mode `files_write`. Whoever has those for some files only uses
+/// `/vms/{id}/files/content`, since a handle knows no path.
 #[utoipa::path(
     post,
     path = "/vms/{id}/file-handles",

@@ -127,6 +127,7 @@ pub(super) struct ProcessList {
 ///
 /// By `x-guest-exec-start` where the guest runs `qga-agent`, and by `guest-exec` elsewhere: what a
 /// stock agent cannot do is refused with `command_unsupported` and the `member` that asks for it.
+/// Who may run some programs only (`programs` of a grant) names one by its absolute path.
 /// The program belongs to no request: a caller that hangs up changes nothing. With `?wait=` the
 /// answer has the result if the program ends in that time. With `qga-agent`, what a program leaves
 /// running in its session is killed once it is complete; what is to stay needs one of its own
