@@ -1,4 +1,4 @@
-//! `x-guest-file-stat`, `-list`, `-open`, `-create`, `-commit`, `-rename`, `-remove`, `-mkdir`,
+//! `x-guest-file-stat`, `-list`, `-open`, `-create`, `-sync`, `-commit`, `-rename`, `-remove`, `-mkdir`,
 //! `-beneath`.
 
 use std::ffi::OsString;
@@ -7,8 +7,8 @@ use std::path::{Component, PathBuf};
 
 use qga_proto::base64::Base64Text;
 use qga_proto::command::{
-    Command, Expected, GuestFileWrite, XFileBeneath, XFileCommit, XFileCreate, XFileList,
-    XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat,
+    Command, Expected, FileSync, GuestFileWrite, XFileBeneath, XFileCommit, XFileCreate, XFileList,
+    XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat, XFileSync,
 };
 use qga_proto::{Outcome, QgaError, Request};
 
@@ -22,6 +22,7 @@ pub(super) const HANDLERS: &[Handler] = &[
     Handler { command: XFileList::INFO.name, place: Place::Files(list) },
     Handler { command: XFileOpen::INFO.name, place: Place::FilesIf(may_open, open) },
     Handler { command: XFileCreate::INFO.name, place: Place::Files(create) },
+    Handler { command: XFileSync::INFO.name, place: Place::Files(sync) },
     Handler { command: XFileCommit::INFO.name, place: Place::Files(commit) },
     Handler { command: XFileRename::INFO.name, place: Place::Files(rename) },
     Handler { command: XFileRemove::INFO.name, place: Place::Files(remove) },
@@ -78,6 +79,11 @@ fn create(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError>
     let (handle, path) = (created.handle, path.display());
     log::info(format_args!("x-guest-file-create, handle: {handle}, filepath: {path}"));
     Ok(Outcome::value(&created))
+}
+
+fn sync(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError> {
+    let XFileSync { handle } = arguments(request)?;
+    Ok(Outcome::value(&FileSync { done: files.sync(handle)? }))
 }
 
 fn commit(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError> {
