@@ -1,5 +1,8 @@
 //! Who calls, and the only way for a handler to a VM or a lease: by naming the right it needs.
 
+mod limited;
+mod streams;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -14,11 +17,13 @@ use super::access::Proof;
 use super::call_timeout::CallTimeout;
 use super::context::{RequestContext, TimedCall};
 use super::error::{Code, Problem, guest};
+use super::lease::LeaseBody;
 use crate::principal::Principal;
-use crate::rights::Target;
+use crate::rights::{Identity, Target};
 use crate::vm::{CallError, CallOptions, Lease, Leases, VmHandle, VmId};
 
-/// An authenticated caller of one request.
+/// An authenticated caller of one request. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Caller {
     app: App,
     context: Arc<RequestContext>,
@@ -48,6 +53,12 @@ pub(crate) fn unauthenticated() -> Problem {
 }
 
 impl Caller {
+    /// Who makes a request that is answered before its handler.
+    pub(super) fn of_request(app: &App, context: &Arc<RequestContext>) -> Result<Self, Problem> {
+        let proof = context.proof.clone().ok_or_else(unauthenticated)?;
+        Ok(Self { app: app.clone(), context: context.clone(), proof })
+    }
+
     pub(crate) fn principal(&self) -> &Principal {
         &self.proof.identity.principal
     }
@@ -71,22 +82,45 @@ impl Caller {
         let vm = self.find(id).ok_or_else(|| vm_not_found(id))?;
         self.context.concerns(vm.id());
         self.permit(vm.id(), Some(vm.labels()), right)?;
+        Ok(self.of(vm))
+    }
+
+    /// The VM as the caller may use it; which it must be allowed to.
+    fn of(&self, handle: VmHandle) -> Vm {
         let (app, context) = (self.app.clone(), self.context.clone());
-        Ok(Vm { app, context, handle: vm, timeout: None })
+        Vm { app, context, handle, timeout: None }
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.proof.identity
     }
 
     /// The lease of this id, for an operation that needs `right` on each of its VMs.
     pub(crate) fn lease(&self, id: &str, right: Right) -> Result<Lease, Problem> {
         let lease = id.parse().ok().and_then(|id| self.app.leases.get(&id));
         let lease = lease.ok_or_else(|| lease_not_found(id))?;
-        let mut vms = lease.members.iter().map(|member| &member.vm);
         if !self.sees(&lease) {
             return Err(lease_not_found(id));
         }
         self.context.is_under(&lease.id);
-        vms.clone().for_each(|vm| self.context.concerns(vm));
-        vms.try_for_each(|vm| self.authorise_on(&lease, vm, right))?;
+        lease.members.iter().for_each(|member| self.context.concerns(&member.vm));
+        self.over(&lease, right)?;
         Ok(lease)
+    }
+
+    /// Refuses what the caller has no right to on one of the lease's VMs.
+    pub(crate) fn over(&self, lease: &Lease, right: Right) -> Result<(), Problem> {
+        let mut vms = lease.members.iter().map(|member| &member.vm);
+        vms.try_for_each(|vm| self.authorise_on(lease, vm, right))
+    }
+
+    /// A lease as the caller may see it: of VMs that are not there for it, nothing.
+    pub(crate) fn part_of(&self, mut lease: Lease) -> LeaseBody {
+        if !self.sees(&lease) {
+            lease.members.retain(|member| self.sees_vm(&member.vm));
+            (lease.label, lease.spread) = (None, None);
+        }
+        lease.into()
     }
 
     /// Refuses to renew or end a lease that is somebody else's, unless the caller insists and may.
@@ -145,8 +179,7 @@ impl Caller {
 
     /// Whether the caller may do this with the lease.
     pub(crate) fn may_with(&self, lease: &Lease, right: Right) -> bool {
-        let mut vms = lease.members.iter().map(|member| &member.vm);
-        vms.all(|vm| self.authorise_on(lease, vm, right).is_ok())
+        self.over(lease, right).is_ok()
     }
 
     fn authorise_on(&self, lease: &Lease, vm: &VmId, right: Right) -> Result<(), Problem> {
@@ -172,6 +205,9 @@ impl Caller {
         }
         if !self.app.authority.show(identity, target) {
             return Err(vm_not_found(id.as_str()));
+        }
+        if let Some(problem) = self.limited(target, right) {
+            return Err(problem);
         }
         Err(Problem::new(
             Code::Forbidden,

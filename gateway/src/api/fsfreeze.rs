@@ -141,7 +141,7 @@ pub(super) async fn show_fsfreeze(
 ) -> Result<Answer<FsfreezeBody>, Problem> {
     let vm = caller.vm(&id, Right::Observe)?.within(timeout);
     let status = vm.call(GuestFsfreezeStatus {}).await?;
-    let lease = caller.app().leases.active_on(vm.handle.id()).map(LeaseBody::from);
+    let lease = caller.app().leases.active_on(vm.handle.id()).map(|lease| caller.part_of(lease));
     Ok(Answer(FsfreezeBody { status, lease }))
 }
 
@@ -300,6 +300,14 @@ fn whole(caller: &Caller, lease: &Lease, force: bool) -> Result<(), Problem> {
         )
         .lease(&lease.id));
     }
+    if !caller.sees(lease) {
+        return Err(Problem::new(
+            Code::LeaseConflict,
+            "The VM is frozen together with others, not all of which are yours to see. Who made \
+             the lease ends it, or its deadline does. Nothing was done.",
+        ));
+    }
+    caller.over(lease, Right::Freeze)?;
     caller.owns(lease, force)
 }
 
@@ -310,11 +318,12 @@ fn lease_of(caller: &Caller, vm: &Vm, if_match: &IfMatch) -> Result<Lease, Probl
     if let Some(active) = leases.active_on(id) {
         return if_match.check(&active).map(|()| active);
     }
-    let named = if_match.ids().find_map(|l| leases.get(&l)).filter(|l| l.member(id).is_some());
+    let named = if_match.ids().find_map(|l| leases.get(&l));
+    let named = named.filter(|l| l.member(id).is_some() && caller.sees(l));
     if let Some(named) = named {
         return Ok(named);
     }
-    let last = leases.last_on(id);
+    let last = leases.last_on(id).filter(|last| caller.sees(last));
     let link = vm.handle.link();
     if link.state == LinkState::Frozen {
         let detail = guest::frozen_without_lease(id, Some(&link));

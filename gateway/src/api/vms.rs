@@ -122,13 +122,14 @@ pub(super) struct VmList {
     next: Option<String>,
 }
 
-fn describe(vm: &VmHandle, lease: Option<Lease>) -> VmBody {
+fn describe(caller: &Caller, vm: &VmHandle) -> VmBody {
+    let lease = caller.app().leases.active_on(vm.id());
     VmBody {
         id: vm.id().to_string(),
         labels: vm.labels().clone(),
         link: vm.link().into(),
         agent: vm.capabilities().map(|c| AgentBody { version: printable(&c.version) }),
-        freeze: lease.map(LeaseBody::from),
+        freeze: lease.map(|lease| caller.part_of(lease)),
     }
 }
 
@@ -159,8 +160,7 @@ pub(super) async fn list_vms(caller: Caller, page: Page) -> Response {
     let wanted =
         |vm: &VmHandle| caller.may(vm, Right::Observe) && page.wants(vm.labels(), &vm.link());
     let mut found = app.registry.list_after(page.after.as_deref()).into_iter().filter(wanted);
-    let describe = |vm: VmHandle| describe(&vm, app.leases.active_on(vm.id()));
-    let vms: Vec<_> = found.by_ref().take(page.limit).map(describe).collect();
+    let vms: Vec<_> = found.by_ref().take(page.limit).map(|vm| describe(&caller, &vm)).collect();
     let more = found.next().is_some();
     let next = vms.last().filter(|_| more).map(|last| last.id.clone());
     let link = next.as_deref().map(|next| [(header::LINK, page.link(next))]);
@@ -188,7 +188,6 @@ pub(super) async fn show_vm(
     _: NoQuery,
 ) -> Result<Json<VmDetail>, Problem> {
     let Vm { handle, .. } = caller.vm(&id, Right::Observe)?;
-    let lease = caller.app().leases.active_on(handle.id());
     let capabilities = handle.capabilities().map(|c| CapabilitiesBody {
         commands: c.commands.clone(),
         echoes_id: c.echoes_id,
@@ -196,5 +195,5 @@ pub(super) async fn show_vm(
         extensions: c.extensions().map(printable).collect(),
         windows: c.windows(),
     });
-    Ok(Json(VmDetail { vm: describe(&handle, lease), capabilities }))
+    Ok(Json(VmDetail { vm: describe(&caller, &handle), capabilities }))
 }

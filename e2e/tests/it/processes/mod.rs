@@ -1,6 +1,7 @@
 //! Programs as streams, with the real agent on this machine: no VM is needed to run programs.
 
 mod browser;
+mod limited;
 mod shell;
 
 use std::fs;

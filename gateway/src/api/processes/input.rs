@@ -73,10 +73,12 @@ pub(in crate::api) async fn write_stdin(
     caller: Caller,
     Path(path): Path<ProcessPath>,
     Query(query): Query<InputQuery>,
-    Incoming(mut body): Incoming,
+    Incoming(body): Incoming,
 ) -> Result<Answer<InputBody>, Problem> {
     let (vm, process) = path.find(&caller).await?;
     vm.sends("x-guest-exec-write");
+    let (handle, program) = (vm.handle.clone(), process.clone());
+    let mut body = caller.while_allowed(body, move |caller| caller.uses(&handle, &program));
     let refused = |error| input_failed(&vm, &process, error);
     let mut writer = vm.handle.write_process(&process, query.offset).map_err(refused)?;
     loop {
