@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::hostile;
 use crate::round::Effort;
-use crate::samples::{Samples, quantile};
+use crate::samples::Samples;
 use crate::table::{Cell, Row, Table};
 use crate::target::{Bound, Target};
 

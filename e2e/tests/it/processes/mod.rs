@@ -1,7 +1,7 @@
 //! Programs as streams, with the real agent on this machine: no VM is needed to run programs.
 
 mod browser;
-mod shell;
+pub(crate) mod shell;
 
 use std::fs;
 use std::path::{Path, PathBuf};
