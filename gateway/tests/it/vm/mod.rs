@@ -20,7 +20,6 @@ mod qmp;
 mod reload;
 mod repeats;
 mod restarts;
-mod seen;
 mod thaws;
 mod wire;
 
