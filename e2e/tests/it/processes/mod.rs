@@ -2,7 +2,7 @@
 
 mod browser;
 mod limited;
-mod shell;
+pub(crate) mod shell;
 
 use std::fs;
 use std::path::{Path, PathBuf};
