@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
 use qga_proto::command::{Command, CommandInfo, Right};
 
@@ -41,6 +41,22 @@ impl FromRequestParts<App> for Caller {
             return Err(unauthenticated());
         };
         Ok(Self { app: app.clone(), context, proof })
+    }
+}
+
+/// That the VM in the path is there for the caller: asked before a body is read that may be large.
+#[derive(Debug)]
+pub(crate) struct Shown;
+
+impl FromRequestParts<App> for Shown {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        let path = RawPathParams::from_request_parts(parts, app).await;
+        let path = path.map_err(|error| Problem::bad_request(format!("{error}.")))?;
+        let id = path.iter().find_map(|(name, value)| (name == "id").then_some(value));
+        caller.shows(id.unwrap_or_default()).map(|()| Self)
     }
 }
 
@@ -168,6 +184,14 @@ impl Caller {
         let handle = self.app.registry.get(vm);
         let target = Target { id: vm, labels: handle.as_ref().map(VmHandle::labels) };
         self.app.authority.show(&self.proof.identity, target)
+    }
+
+    /// Refuses a VM that is not there for the caller.
+    pub(crate) fn shows(&self, id: &str) -> Result<(), Problem> {
+        match id.parse() {
+            Ok(vm) if self.sees_vm(&vm) => Ok(()),
+            _ => Err(vm_not_found(id)),
+        }
     }
 
     /// Whether the lease is there for the caller: whether each of its VMs is. Its own is also when

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::call_timeout::CallTimeout;
-use super::caller::{Caller, Vm};
+use super::caller::{Caller, Shown, Vm};
 use super::document::CALL_PROBLEMS;
 use super::error::{Code, Outcome, Problem, guest, printable};
 use super::extract::{Json, Path};
@@ -79,6 +79,7 @@ pub(super) async fn send_command(
     caller: Caller,
     Path(CommandPath { id, name }): Path<CommandPath>,
     timeout: CallTimeout,
+    _: Shown,
     Json(request): Json<CommandRequest, MAX_COMMAND_BODY>,
 ) -> Result<Response, Problem> {
     let vm = caller.vm(&id, Right::Raw)?.within(timeout);

@@ -10,7 +10,7 @@ use qga_proto::command::{
 };
 
 use super::call_timeout::CallTimeout;
-use super::caller::Caller;
+use super::caller::{Caller, Shown};
 use super::document::CALL_PROBLEMS;
 use super::error::Problem;
 use super::extract::{Json, NoBody, Path};
@@ -163,6 +163,7 @@ pub(super) async fn write_file(
     caller: Caller,
     Path(FileHandlePath { id, handle }): Path<FileHandlePath>,
     timeout: CallTimeout,
+    _: Shown,
     Json(request): Json<WriteRequest, MAX_WRITE_BODY>,
 ) -> Result<Answer<FileWrite>, Problem> {
     let arguments = request.checked(handle)?;

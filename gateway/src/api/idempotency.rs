@@ -133,6 +133,8 @@ impl Keyed {
         let key = key(request.headers())?;
         let (parts, body) = request.into_parts();
         let path = parts.uri.path();
+        // Neither a body is read nor a key written down for who has nothing to ask here.
+        self.is_there(&Caller::of_request(&self.app, context)?, path)?;
         // No more is taken in than the operation itself would take.
         let large = path.contains("/commands/") || path.ends_with("/write");
         let limit = match () {

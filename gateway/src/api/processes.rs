@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::call_timeout::CallTimeout;
-use super::caller::{Caller, Vm};
+use super::caller::{Caller, Shown, Vm};
 use super::error::{Code, Outcome, Problem, guest};
 use super::extract::{Json, NoBody, NoQuery, Path, Query};
 use crate::rights::Invocation;
@@ -154,6 +154,7 @@ pub(super) async fn start_process(
     caller: Caller,
     Path(id): Path<String>,
     Query(query): Query<StartQuery>,
+    _: Shown,
     Json(request): Json<ProcessRequest, MAX_START_BODY>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Answer<ProcessBody>), Problem> {
     if let Some(program) = request.program() {

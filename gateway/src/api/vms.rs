@@ -16,7 +16,7 @@ use super::lease::LeaseBody;
 use super::mirror::mirror;
 use super::page_of_vms::Page;
 use super::time::Timestamp;
-use crate::vm::{Lease, LinkStatus, VmHandle};
+use crate::vm::{LinkStatus, VmHandle};
 
 mirror! {
     /// The state of the link to a VM's guest agent.

@@ -22,7 +22,7 @@ impl Caller {
     pub(crate) fn while_allowed(
         &self,
         body: Body,
-        holds: impl Fn(&Self) -> bool + Send + 'static,
+        holds: impl Fn(&Self) -> bool + Send + Sync + 'static,
     ) -> Body {
         // What is whole in memory is as good as sent.
         if body.size_hint().exact().is_some_and(|left| left == 0) {

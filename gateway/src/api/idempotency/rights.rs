@@ -13,6 +13,19 @@ use crate::api::processes;
 use crate::vm::VmId;
 
 impl Keyed {
+    /// Refuses whoever has no right at all on the VM, or to freeze any.
+    pub(super) fn is_there(&self, caller: &Caller, path: &str) -> Result<(), Problem> {
+        match path.strip_prefix("/vms/").and_then(|rest| rest.split('/').next()) {
+            Some(id) => caller.shows(&decode(id)),
+            None if self.app.authority.know(caller.identity(), Right::Freeze) => Ok(()),
+            None => Err(Problem::new(
+                Code::Forbidden,
+                "You do not have the right freeze on any VM; a [[grant]] in the gateway's \
+                 configuration would give it. Nothing was done.",
+            )),
+        }
+    }
+
     /// Refuses what the operation itself would refuse for want of rights.
     pub(super) fn permit(
         &self,
