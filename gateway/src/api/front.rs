@@ -135,7 +135,7 @@ impl Front {
         response
     }
 
-    /// Whether it may change something. A terminal is opened with GET, as all WebSockets are, and
+    /// Whether it may change something. A terminal is opened with GET, as a `WebSocket` must be, and
     /// then takes input.
     fn changes<B>(&self, request: &Request<B>) -> bool {
         let path = request.uri().path();
