@@ -60,6 +60,11 @@ pub(super) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "qga-gateway: {text}");
 }
 
+/// Lines to standard error, where standard output is somebody else's.
+pub(super) fn tell(lines: &str) {
+    let _ = io::stderr().write_all(lines.as_bytes());
+}
+
 /// A member's text, or a dash.
 pub(super) fn text(value: &Value) -> String {
     match value {

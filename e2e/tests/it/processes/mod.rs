@@ -18,26 +18,32 @@ use crate::fleet::gateway_program;
 const SOON: Duration = Duration::from_secs(30);
 
 /// An agent and a gateway before it.
-struct Here {
+pub(crate) struct Here {
     agent: Process,
-    gateway: Gateway,
-    program: PathBuf,
-    dir: TempDir,
+    pub(crate) gateway: Gateway,
+    pub(crate) program: PathBuf,
+    pub(crate) dir: TempDir,
 }
 
 impl Here {
-    fn start(config: &str) -> Option<Self> {
-        let gateway = gateway_program()?;
-        let agent = gateway.with_file_name("qga-agent");
+    pub(crate) fn start(config: &str) -> Option<Self> {
+        let agent = gateway_program()?.with_file_name("qga-agent");
         if !agent.is_file() {
             missing("no qga-agent; run cargo build -p qga-agent");
             return None;
         }
+        Self::with(&agent, config)
+    }
+
+    /// With that agent, ours or a stock one.
+    pub(crate) fn with(agent: &Path, config: &str) -> Option<Self> {
+        let program = gateway_program()?;
         let dir = TempDir::new().unwrap();
-        let process = spawn(&agent, dir.path());
+        let process = spawn(agent, dir.path());
         let vms = [("vm".to_owned(), dir.path().join("vm.sock"))];
-        let gateway = Gateway::start_with(&gateway, dir.path(), config, &vms).unwrap();
-        let here = Self { agent: process, gateway, program: agent, dir };
+        let gateway = Gateway::start_with(&program, dir.path(), config, &vms).unwrap();
+        let program = program.with_file_name("qga-agent");
+        let here = Self { agent: process, gateway, program, dir };
         here.ready();
         Some(here)
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use base64_simd::STANDARD;
 use hyper::{Method, header};
-use qga_gateway::client::{Failure, Gateway, Request, empty, streamed};
+use qga_gateway::client::{Failure, Gateway, empty, streamed};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -74,7 +74,7 @@ async fn send(
     to: &Remote,
 ) -> anyhow::Result<()> {
     let shown = || from.display().to_string();
-    let mut file = File::open(from).with_context(shown)?;
+    let file = File::open(from).with_context(shown)?;
     let meta = file.metadata().with_context(shown)?;
     let size = meta.is_file().then_some(meta.len());
     let kept = match (options.resume, size) {
@@ -82,26 +82,31 @@ async fn send(
         (true, Some(size)) => Kept::of(gateway, to).await?.within(size, from, to)?,
         (true, None) => return Err(Usage(format!("{}: is no file to go on with", shown())).into()),
     };
-    let mut request = gateway.request(Method::PUT, &query(options, to, &meta, kept.bytes));
-    request = request.header(header::CONTENT_TYPE, "application/octet-stream");
-    if let Some(size) = size {
-        request = request.header(header::CONTENT_LENGTH, size - kept.bytes);
-        if kept.digests && (options.verify || size <= CHEAP) {
-            request = with_digest(request, &mut file).with_context(shown)?;
-        } else if options.verify {
-            bail!("{}: a stock agent goes on without a digest; send the whole again", to.vm);
-        }
-        file.seek(SeekFrom::Start(kept.bytes)).with_context(shown)?;
-    } else if options.verify {
+    if options.verify && size.is_none() {
         return Err(Usage(format!("{}: --verify needs a file", shown())).into());
     }
-    let bar = bar(options.quiet, &to.path, size, kept.bytes);
-    let progress = bar.clone();
-    // Not more than was there at first: what is appended meanwhile is no part of it.
-    let content = file.take(size.map_or(u64::MAX, |size| size - kept.bytes));
-    let body = streamed(chunks(content, move |n| progress.inc(n)));
-    let written = gateway.ask(request, body).await;
-    bar.finish_and_clear();
+    if options.verify && !kept.digests {
+        bail!("{}: a stock agent goes on without a digest; send the whole again", to.vm);
+    }
+    let cheap = size.is_some_and(|size| size <= CHEAP);
+    let mut digest = None;
+    if kept.digests && (options.verify || cheap) {
+        digest = Some(self::digest(&file).with_context(shown)?);
+    }
+    let upload = Upload { options, gateway, file, size, at: kept.bytes, to };
+    let path = upload.query(&meta);
+    let written = match upload.send(&path, digest.as_deref()).await? {
+        // What it goes on with was begun without a digest, and goes on so.
+        Err(failure)
+            if upload.at > 0
+                && digest.is_some()
+                && !options.verify
+                && failure.code() == Some("bad_request") =>
+        {
+            upload.send(&path, None).await?
+        }
+        written => written,
+    };
     match written {
         Ok(written) => told(options, to, &written),
         Err(failure) => {
@@ -115,23 +120,63 @@ async fn send(
     Ok(())
 }
 
+/// A file that is to be sent, from a place in it on.
+struct Upload<'a> {
+    options: &'a Options,
+    gateway: &'a Gateway,
+    file: File,
+    /// None if it is no file that has one.
+    size: Option<u64>,
+    at: u64,
+    to: &'a Remote,
+}
+
+impl Upload<'_> {
+    fn query(&self, meta: &std::fs::Metadata) -> String {
+        let mut path = self.to.content();
+        if self.options.preserve {
+            path += &format!("&mode={:o}", meta.permissions().mode() & 0o7777);
+        }
+        if self.at > 0 {
+            path += &format!("&offset={}", self.at);
+        }
+        path
+    }
+
+    async fn send(
+        &self,
+        path: &str,
+        digest: Option<&str>,
+    ) -> anyhow::Result<Result<Value, Failure>> {
+        let mut request = self.gateway.request(Method::PUT, path);
+        request = request.header(header::CONTENT_TYPE, "application/octet-stream");
+        if let Some(size) = self.size {
+            request = request.header(header::CONTENT_LENGTH, size - self.at);
+        }
+        if let Some(digest) = digest {
+            request = request.header("repr-digest", digest);
+        }
+        let mut file = self.file.try_clone()?;
+        if self.size.is_some() {
+            file.seek(SeekFrom::Start(self.at))?;
+        }
+        let bar = bar(self.options.quiet, &self.to.path, self.size, self.at);
+        let progress = bar.clone();
+        // Not more than was there at first: what is appended meanwhile is no part of it.
+        let content = file.take(self.size.map_or(u64::MAX, |size| size - self.at));
+        let body = streamed(chunks(content, move |n| progress.inc(n)));
+        let written = self.gateway.ask(request, body).await;
+        bar.finish_and_clear();
+        Ok(written)
+    }
+}
+
 fn failure_keeps(failure: &Failure) -> bool {
     matches!(failure, Failure::Refused(refusal) if refusal.problem["received"].as_u64().is_some())
 }
 
-fn query(options: &Options, to: &Remote, meta: &std::fs::Metadata, at: u64) -> String {
-    let mut path = to.content();
-    if options.preserve {
-        path += &format!("&mode={:o}", meta.permissions().mode() & 0o7777);
-    }
-    if at > 0 {
-        path += &format!("&offset={at}");
-    }
-    path
-}
-
 /// The digest of the whole file, also where only its end is sent.
-fn with_digest(request: Request, file: &mut File) -> io::Result<Request> {
+fn digest(mut file: &File) -> io::Result<String> {
     let (mut digest, mut chunk) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
         match file.read(&mut chunk)? {
@@ -139,8 +184,7 @@ fn with_digest(request: Request, file: &mut File) -> io::Result<Request> {
             n => digest.update(&chunk[..n]),
         }
     }
-    let digest = STANDARD.encode_to_string(digest.finalize());
-    Ok(request.header("repr-digest", format!("sha-256=:{digest}:")))
+    Ok(format!("sha-256=:{}:", STANDARD.encode_to_string(digest.finalize())))
 }
 
 /// What of an upload that was broken off is there.

@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout};
 
 use super::show::{is_good, verdict};
 use crate::cli::exit;
-use crate::cli::out::{say, text};
+use crate::cli::out::{say, tell, text};
 use crate::cli::signals::{self, Signals};
 
 /// How long a command has to end once it was told to.
@@ -69,7 +69,7 @@ pub(super) async fn run(
             return Ok(if ended.code == 0 { failed } else { ended.code }.into());
         }
     };
-    say(verdict(&thawed).trim_end());
+    tell(&verdict(&thawed));
     if let Some(cause) = early {
         say(&format!("the freeze had ended before the command did: {cause}"));
     }

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use self::show::{frozen, preview, verdict};
 use super::complete;
 use super::exit::{self, Usage};
-use super::out::{print, print_json, say};
+use super::out::{print, print_json, say, tell};
 use super::reach::Reach;
 use super::seconds::Seconds;
 use super::signals::{self, Signals};
@@ -97,7 +97,7 @@ async fn freeze(options: &Options, gateway: &Gateway) -> anyhow::Result<ExitCode
         return Ok(signals::code(signal).into());
     }
     if !options.command.is_empty() {
-        say(frozen(&lease).trim_end());
+        tell(&frozen(&lease));
         return hold::run(gateway, &lease, &options.command, signals).await;
     }
     if options.json {
