@@ -71,7 +71,7 @@ impl Here {
         until(what, SOON, || Ok(Some(self.show(pid)).filter(|process| holds(process)))).unwrap()
     }
 
-    fn curl(&self, arguments: &[&str], path: &str) -> Output {
+    pub(crate) fn curl(&self, arguments: &[&str], path: &str) -> Output {
         let socket = self.gateway.socket();
         Command::new("curl")
             .args(["-sS", "--max-time", "60", "--unix-socket"])
