@@ -1,6 +1,6 @@
 # Thin on purpose: each target is one script or one cargo command.
 
-.PHONY: demo test check bench openapi fault-matrix deb deb-test oci
+.PHONY: demo test check deny bench openapi fault-matrix deb deb-test oci
 
 demo: ## A real VM frozen and thawed over HTTP, then yours to play with until Ctrl-C
 	@scripts/demo
@@ -10,6 +10,9 @@ test: ## Everything: format, lints, docs, unit, property, wire, interop, OpenAPI
 
 check: ## The quick part of `make test`: format and lints
 	@scripts/check
+
+deny: ## Licences, bans and sources of what we depend on, by deny.toml
+	@scripts/deny
 
 bench: ## Our agent, qemu-ga and a bare server side by side; the gateway beside bare axum
 	@scripts/bench
