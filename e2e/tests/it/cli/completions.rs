@@ -34,7 +34,7 @@ fn bash_completes_ids_of_vms_and_leases() {
         bash.args(["-c", &script]).env("PATH", &path).env("QGA_GATEWAY_URL", socket);
         let done = bash.output().unwrap();
         let text = String::from_utf8(done.stdout).unwrap();
-        text.lines().map(str::to_owned).collect::<Vec<_>>()
+        text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(complete("vms we"), ["web-1", "web-2"]);
     assert_eq!(complete("exec d"), ["db"]);

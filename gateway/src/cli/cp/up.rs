@@ -1,7 +1,8 @@
 //! Into a guest.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, stdin};
+use std::io::{self, Read as _, stdin};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -156,14 +157,11 @@ impl Upload<'_> {
         if let Some(digest) = digest {
             request = request.header("repr-digest", digest);
         }
-        let mut file = self.file.try_clone()?;
-        if self.size.is_some() {
-            file.seek(SeekFrom::Start(self.at))?;
-        }
+        let part = Part { file: self.file.try_clone()?, at: self.size.map(|_| self.at) };
         let bar = bar(self.options.quiet, &self.to.path, self.size, self.at);
         let progress = bar.clone();
         // Not more than was there at first: what is appended meanwhile is no part of it.
-        let content = file.take(self.size.map_or(u64::MAX, |size| size - self.at));
+        let content = part.take(self.size.map_or(u64::MAX, |size| size - self.at));
         let body = streamed(chunks(content, move |n| progress.inc(n)));
         let written = self.gateway.ask(request, body).await;
         bar.finish_and_clear();
@@ -173,6 +171,23 @@ impl Upload<'_> {
 
 fn failure_keeps(failure: &Failure) -> bool {
     matches!(failure, Failure::Refused(refusal) if refusal.problem["received"].as_u64().is_some())
+}
+
+/// What is behind a place in a file. An earlier request's thread may still read the same file, so
+/// each has a place of its own.
+struct Part {
+    file: File,
+    /// None if it is no file that has places.
+    at: Option<u64>,
+}
+
+impl io::Read for Part {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(at) = &mut self.at else { return self.file.read(buffer) };
+        let read = self.file.read_at(buffer, *at)?;
+        *at += read as u64;
+        Ok(read)
+    }
 }
 
 /// The digest of the whole file, also where only its end is sent.

@@ -224,7 +224,7 @@ impl Program<'_> {
                 return Ok(signals::code(Signal::PIPE));
             }
             // It was forgotten as it was killed.
-            Err(_) if told > 1 || input_failed => json!({"signal": 9}),
+            Err(_) if told > 1 || input_failed => json!({"state": "lost"}),
             Err(failure) => return Err(failure.into()),
         };
         if output.finish().await.is_err() {
@@ -232,6 +232,9 @@ impl Program<'_> {
         }
         if input_failed {
             return Ok(exit::NOT_THE_PROGRAM);
+        }
+        if told > 1 && process["state"] == "lost" {
+            return Ok(signals::code(Signal::KILL));
         }
         Ok(self.code(&process))
     }
