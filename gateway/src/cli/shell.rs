@@ -20,11 +20,11 @@ pub(super) struct Options {
     /// Attach to a process in place of starting one
     #[arg(long, value_name = "PID", conflicts_with = "program")]
     attach: Option<i64>,
-    #[command(flatten)]
-    reach: Reach,
     /// The program and its arguments; a login shell if there is none
     #[arg(last = true)]
     program: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 pub(super) fn run(options: Options, config: &Path) -> anyhow::Result<ExitCode> {

@@ -1,6 +1,6 @@
 //! Into a guest.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _, stdin};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,6 +21,9 @@ use crate::cli::out::say;
 
 /// Up to here a digest costs nothing that anybody notices: the file is read twice.
 const CHEAP: u64 = 64 << 20;
+
+/// How often one that goes on looks for the place anew.
+const ATTEMPTS: u32 = 10;
 
 /// From standard input.
 pub(super) async fn stream(
@@ -94,24 +97,32 @@ async fn send(
     if kept.digests && (options.verify || cheap) {
         digest = Some(self::digest(&file).with_context(shown)?);
     }
-    let upload = Upload { options, gateway, file, size, at: kept.bytes, to };
-    let path = upload.query(&meta);
-    let written = match upload.send(&path, digest.as_deref()).await? {
-        // What it goes on with was begun without a digest, and goes on so.
-        Err(failure)
-            if upload.at > 0
-                && digest.is_some()
-                && !options.verify
-                && failure.code() == Some("bad_request") =>
-        {
-            upload.send(&path, None).await?
+    let mut upload = Upload { options, gateway, file, size, at: kept.bytes, to };
+    let mut attempts = 0;
+    let written = loop {
+        attempts += 1;
+        let failure = match upload.send(&meta, digest.as_deref()).await? {
+            Err(failure) if options.resume && attempts < ATTEMPTS => failure,
+            written => break written,
+        };
+        match failure.code() {
+            // What was on its way as the one before broke off has arrived by now.
+            Some("upload_offset_mismatch") if received(&failure).is_some() => {
+                let bytes = received(&failure).unwrap_or(0);
+                upload.at =
+                    Kept { bytes, digests: true }.within(size.unwrap_or(0), from, to)?.bytes;
+            }
+            // What it goes on with was begun without a digest, and goes on so.
+            Some("bad_request") if upload.at > 0 && digest.is_some() && !options.verify => {
+                digest = None;
+            }
+            _ => break Err(failure),
         }
-        written => written,
     };
     match written {
         Ok(written) => told(options, to, &written),
         Err(failure) => {
-            let again = failure.is_silence() || failure_keeps(&failure);
+            let again = failure.is_silence() || received(&failure).is_some();
             let hint =
                 "what arrived is kept for some minutes; the same with --continue goes on there";
             let error = anyhow::Error::from(failure);
@@ -133,7 +144,7 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    fn query(&self, meta: &std::fs::Metadata) -> String {
+    fn query(&self, meta: &Metadata) -> String {
         let mut path = self.to.content();
         if self.options.preserve {
             path += &format!("&mode={:o}", meta.permissions().mode() & 0o7777);
@@ -146,10 +157,10 @@ impl Upload<'_> {
 
     async fn send(
         &self,
-        path: &str,
+        meta: &Metadata,
         digest: Option<&str>,
     ) -> anyhow::Result<Result<Value, Failure>> {
-        let mut request = self.gateway.request(Method::PUT, path);
+        let mut request = self.gateway.request(Method::PUT, &self.query(meta));
         request = request.header(header::CONTENT_TYPE, "application/octet-stream");
         if let Some(size) = self.size {
             request = request.header(header::CONTENT_LENGTH, size - self.at);
@@ -169,8 +180,12 @@ impl Upload<'_> {
     }
 }
 
-fn failure_keeps(failure: &Failure) -> bool {
-    matches!(failure, Failure::Refused(refusal) if refusal.problem["received"].as_u64().is_some())
+/// How much the gateway says that it has.
+fn received(failure: &Failure) -> Option<u64> {
+    match failure {
+        Failure::Refused(refusal) => refusal.problem["received"].as_u64(),
+        _ => None,
+    }
 }
 
 /// What is behind a place in a file. An earlier request's thread may still read the same file, so

@@ -56,11 +56,11 @@ pub(super) struct Options {
     /// Give it a terminal, which this one becomes: as qga-gateway shell
     #[arg(short = 't', long = "tty")]
     terminal: bool,
-    #[command(flatten)]
-    reach: Reach,
     /// The program and its arguments; no shell is between
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     program: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// Whatever fails here, and not in the guest, is the caller's 255.

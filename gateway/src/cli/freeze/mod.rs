@@ -57,12 +57,12 @@ pub(super) struct Options {
     /// Print what the gateway answers
     #[arg(long, conflicts_with = "command")]
     json: bool,
-    #[command(flatten)]
-    reach: Reach,
     /// Hold the freeze while this runs, and thaw whatever becomes of it; it finds the lease in
     /// `QGA_LEASE`
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 pub(super) fn run(options: &Options, config: &Path) -> anyhow::Result<ExitCode> {
