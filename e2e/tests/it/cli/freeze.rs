@@ -18,7 +18,7 @@ fn a_freeze_is_made_renewed_shown_and_ended() {
 
     let dry = cli.run(["freeze", "a", "--dry-run"]).ok();
     assert!(dry.contains("/srv") && dry.contains("would freeze (required)"), "{dry}");
-    assert!(!machines[0].truth().frozen.is_some(), "a dry run freezes nothing");
+    assert!(machines[0].truth().frozen.is_none(), "a dry run freezes nothing");
     let made = cli.run(["freeze", "a", "--ttl", "5m", "--label", "nightly"]).ok();
     let lease = made.split_whitespace().find(|word| word.starts_with("frz_")).unwrap();
     for part in ["a\n", "2 filesystems", "thaws", "itself should the gateway be gone"] {
@@ -36,7 +36,7 @@ fn a_freeze_is_made_renewed_shown_and_ended() {
     for part in ["verdict     held", "requested", "evidence", lease] {
         assert!(thawed.contains(part), "{part:?}: {thawed}");
     }
-    assert!(!machines[0].truth().frozen.is_some());
+    assert!(machines[0].truth().frozen.is_none());
     assert!(!cli.run(["leases"]).ok().contains(lease), "it has ended");
     assert!(cli.run(["freezes", "--all"]).ok().contains(lease));
 
@@ -48,7 +48,7 @@ fn a_freeze_is_made_renewed_shown_and_ended() {
     both.fails(1, &["nobody: ", "[vm_not_found]"]);
     let thawed: Value = serde_json::from_str(&both.out).unwrap();
     assert_eq!(thawed["verdict"], "held", "{thawed}");
-    assert!(machines.iter().all(|machine| !machine.truth().frozen.is_some()));
+    assert!(machines.iter().all(|machine| machine.truth().frozen.is_none()));
 
     cli.run(["freeze"]).fails(2, &["<VM>"]);
     cli.run(["freeze", "a", "--ttl", "soon"]).fails(2, &["90s"]);

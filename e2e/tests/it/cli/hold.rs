@@ -53,7 +53,7 @@ fn it_is_held_while_the_command_runs_and_thawed_behind_it() {
     let ran = Ran::from(child.wait_with_output().unwrap());
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "copied\n"), "{ran:?}");
     assert!(ran.err.contains("verdict     held"), "{ran:?}");
-    assert!(!machine.truth().frozen.is_some());
+    assert!(machine.truth().frozen.is_none());
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn the_commands_code_is_the_exit_code() {
     let run = |command: &[&str]| {
         let ran = cli.run([&["freeze", "one", "--"], command].concat());
         assert!(ran.err.contains("verdict     held"), "{ran:?}");
-        assert!(!machine.truth().frozen.is_some());
+        assert!(machine.truth().frozen.is_none());
         ran.code
     };
     assert_eq!(run(&["sh", "-c", "exit 7"]), Some(7));
@@ -86,7 +86,7 @@ fn a_signal_ends_the_command_and_thaws() {
         go(dir.path());
         let ran = Ran::from(child.wait_with_output().unwrap());
         ran.fails(code, &["verdict     held"]);
-        assert!(!machine.truth().frozen.is_some());
+        assert!(machine.truth().frozen.is_none());
     }
 }
 
@@ -115,7 +115,7 @@ fn a_gateway_that_is_restarted_meanwhile_changes_nothing() {
     let ran = Ran::from(child.wait_with_output().unwrap());
     assert!(ran.err.contains("verdict"), "{ran:?}");
     assert!(matches!(ran.code, Some(0 | 3)), "{ran:?}");
-    assert!(!machine.truth().frozen.is_some());
+    assert!(machine.truth().frozen.is_none());
 }
 
 #[test]
