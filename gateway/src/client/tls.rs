@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
+use crate::config::SecretFile;
 use crate::server::{TlsError, certificates, private_key};
 
 /// Where distributions keep the certificates that everybody believes: Debian, Red Hat, SUSE, BSDs.
@@ -64,7 +65,10 @@ impl Trust {
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => builder
-                .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
+                .with_client_auth_cert(
+                    certificates(certificate)?,
+                    private_key(&SecretFile::Path(key.clone()))?,
+                )
                 .map_err(|source| TrustError::Unusable {
                     certificate: certificate.clone(),
                     source,

@@ -1,7 +1,8 @@
 //! Programs as streams, with the real agent on this machine: no VM is needed to run programs.
 
 mod browser;
-mod shell;
+mod limited;
+pub(crate) mod shell;
 
 use std::fs;
 use std::path::{Path, PathBuf};
