@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod doctor;

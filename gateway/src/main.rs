@@ -8,9 +8,12 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    cli::execute(cli::Arguments::parse()).unwrap_or_else(|error| {
+    if cli::completed() {
+        return ExitCode::SUCCESS;
+    }
+    cli::execute(cli::Arguments::parse()).unwrap_or_else(|(error, code)| {
         let _ = writeln!(std::io::stderr(), "qga-gateway: {}", one_line(&error));
-        ExitCode::FAILURE
+        code
     })
 }
 

@@ -2,7 +2,7 @@
 
 /// Guest text made fit for a person's terminal: at most 1,024 characters, and nothing that
 /// moves a cursor, begins a line or turns the direction of writing. What is fit already stays.
-pub(crate) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     cut(text, 1024)
 }
 

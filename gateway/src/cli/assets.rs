@@ -6,9 +6,12 @@ use std::path::Path;
 use anyhow::Context as _;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
+use clap_complete::env::Shells;
 use clap_mangen::Man;
 
-use super::Arguments;
+use super::{Arguments, COMPLETE};
+
+const PROGRAM: &str = "qga-gateway";
 
 /// What clap does not know of the daemon.
 const MORE: &str = r#".SH SIGNALS
@@ -22,7 +25,23 @@ stop: thaw what no \fBqga-agent\fR(8) guards, within limits.shutdown_grace_secon
 SIGUSR2
 stop, and leave all freezes to the gateway that is started next (\fBsystemctl restart\fR)
 .SH "EXIT STATUS"
-0 if all is well, 1 with a sentence on standard error if not; of \fBdoctor\fR, 1 if anything is to be done.
+0 if all is well, and with a sentence on standard error if not: 1 the gateway or the guest said no (of \fBdoctor\fR:
+something is to be done), 2 the command line makes no sense, 3 a freeze did not hold, 4 no gateway answers, or it stopped
+doing so. \fBexec\fR, \fBshell\fR and \fBfreeze\fR with a command exit with the program's code, 128 and the number of
+the signal that ended it; \fBexec\fR and \fBshell\fR with 255 for whatever is not the program's.
+.SH ENVIRONMENT
+.TP
+QGA_GATEWAY_URL
+where the gateway is, as \fB--url\fR
+.TP
+QGA_GATEWAY_TOKEN_FILE, QGA_GATEWAY_TOKEN
+the file with the token, or the token
+.TP
+QGA_GATEWAY_CACERT, QGA_GATEWAY_CERT, QGA_GATEWAY_KEY
+as \fB--cacert\fR, \fB--cert\fR and \fB--key\fR
+.TP
+QGA_LEASE
+the lease, of a command that \fBfreeze\fR runs
 .SH FILES
 .TP
 /etc/qga\-gateway/config.toml
@@ -73,9 +92,18 @@ pub(super) fn man(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a shell reads to complete the command line.
-pub(super) fn completions(shell: Shell) -> String {
+/// What a shell reads to complete the command line: it asks this program, which knows the VMs.
+pub(super) fn completions(shell: Shell) -> anyhow::Result<String> {
+    let name = shell.to_string();
+    let shells = Shells::builtins();
+    let shell = shells.completer(&name).with_context(|| format!("no completions for {name}"))?;
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "qga-gateway", &mut text);
-    String::from_utf8_lossy(&text).into_owned()
+    shell.write_registration(COMPLETE, PROGRAM, PROGRAM, PROGRAM, &mut text)?;
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    if name == "zsh" {
+        // Loaded by its first use, it has to answer that one too.
+        text += "\nif [ \"$funcstack[1]\" = \"_qga-gateway\" ]; then\n    \
+                 _clap_dynamic_completer_qga_gateway \"$@\"\nfi\n";
+    }
+    Ok(text)
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use qga_gateway::config::Config;
 use qga_gateway::doctor;
 
-use super::print;
+use super::out::print;
 
 #[derive(Args)]
 pub(super) struct Options {

@@ -1,28 +1,49 @@
 //! The command line: what it takes, and which of it does what.
 
 mod assets;
+mod bytes_in;
+mod bytes_out;
+mod complete;
+mod cp;
 mod doctor;
+mod exec;
+mod exit;
+mod freeze;
+mod out;
+mod reach;
+mod seconds;
 mod shell;
+mod signals;
+mod thaw;
+mod vms;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::CompleteEnv;
 use qga_gateway::config::Config;
 use qga_gateway::rights::{Expiry, TokenName, issue};
 use qga_gateway::server::Inherited;
 use qga_gateway::telemetry::{self, LogFormat};
 use qga_gateway::{api, daemon};
 
+use self::out::print;
+
+/// Where this host's gateway has its configuration.
+const CONFIG: &str = "/etc/qga-gateway/config.toml";
+
+/// What shells ask this program for completions with.
+const COMPLETE: &str = "QGA_GATEWAY_COMPLETE";
+
 /// REST for the inside of virtual machines, through the QEMU guest agent
 #[derive(Parser)]
 #[command(name = "qga-gateway", version)]
 pub(crate) struct Arguments {
     /// The config file
-    #[arg(long, global = true, default_value = "/etc/qga-gateway/config.toml")]
+    #[arg(long, global = true, default_value = CONFIG)]
     config: PathBuf,
     /// How log lines look
     #[arg(long, global = true, value_enum, default_value_t)]
@@ -44,6 +65,21 @@ enum Command {
     /// Bearer tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// List the VMs: their links, agents and freezes
+    Vms(vms::Options),
+    /// Freeze VMs' filesystems: until a thaw, or for as long as a command runs
+    Freeze(freeze::Options),
+    /// Thaw, by lease or by VM, and say whether the freeze held
+    Thaw(thaw::Thaw),
+    /// Hold a freeze for longer
+    Renew(thaw::Renew),
+    /// List the freezes
+    #[command(alias = "leases")]
+    Freezes(thaw::List),
+    /// Run a program in a VM as if it ran here
+    Exec(exec::Options),
+    /// Copy a file into a VM or out of one
+    Cp(cp::Options),
     /// Open a terminal in a VM; Enter ~ . detaches
     Shell(shell::Options),
     /// Write the man pages into a directory
@@ -72,22 +108,52 @@ enum TokenCommand {
     },
 }
 
-/// Does what the command line says.
-pub(crate) fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
+/// Answers a shell that asks for completions; whether one did.
+pub(crate) fn completed() -> bool {
+    let directory = std::env::current_dir().ok();
+    let asked = CompleteEnv::with_factory(Arguments::command).var(COMPLETE);
+    match asked.try_complete(std::env::args_os(), directory.as_deref()) {
+        Ok(completed) => completed,
+        Err(error) => {
+            let _ = error.print();
+            true
+        }
+    }
+}
+
+/// Does what the command line says. An error says itself what it exits with, save that of a command
+/// that exits with a program's code: nothing of its own looks like one.
+pub(crate) fn execute(arguments: Arguments) -> Result<ExitCode, (anyhow::Error, ExitCode)> {
+    let runs = matches!(arguments.command, Some(Command::Exec(_) | Command::Shell(_)));
+    carry_out(arguments).map_err(|error| {
+        let code = if runs { exit::NOT_THE_PROGRAM.into() } else { exit::code(&error) };
+        (error, code)
+    })
+}
+
+fn carry_out(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let config = &arguments.config;
     match arguments.command.unwrap_or(Command::Run) {
         Command::Openapi => print(&api::openapi_json())?,
         Command::CheckConfig => {
-            Config::load(&arguments.config)?;
-            print(&format!("{}: ok\n", arguments.config.display()))?;
+            Config::load(config)?;
+            print(&format!("{}: ok\n", config.display()))?;
         }
         Command::Token(TokenCommand::New { name, expires }) => {
             print(&issue(&name, expires.as_ref())?)?;
         }
-        Command::Shell(options) => return shell::run(options, &arguments.config),
-        Command::Doctor(options) => return doctor::run(&arguments.config, &options),
+        Command::Vms(options) => return vms::run(&options, config),
+        Command::Freeze(options) => return freeze::run(&options, config),
+        Command::Thaw(options) => return thaw::thaw(&options, config),
+        Command::Renew(options) => return thaw::renew(&options, config),
+        Command::Freezes(options) => return thaw::list(&options, config),
+        Command::Exec(options) => return exec::run(&options, config),
+        Command::Cp(options) => return cp::run(&options, config),
+        Command::Shell(options) => return shell::run(options, config),
+        Command::Doctor(options) => return doctor::run(config, &options),
         Command::Man { directory } => assets::man(&directory)?,
-        Command::Completions { shell } => print(&assets::completions(shell))?,
-        Command::Run => run(&arguments.config, arguments.log_format)?,
+        Command::Completions { shell } => print(&assets::completions(shell)?)?,
+        Command::Run => run(config, arguments.log_format)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -107,6 +173,14 @@ fn run(file: &Path, format: LogFormat) -> anyhow::Result<()> {
     result
 }
 
-fn print(text: &str) -> anyhow::Result<()> {
-    std::io::stdout().write_all(text.as_bytes()).context("standard output")
+/// Runs a command that only asks.
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot start")?;
+    let result = runtime.block_on(command);
+    // Whoever reads standard input cannot be woken.
+    runtime.shutdown_background();
+    result
 }

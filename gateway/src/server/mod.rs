@@ -38,6 +38,7 @@ pub use descriptors::raise_descriptors;
 pub use inherited::Inherited;
 pub use tcp::{Opening, Tcp, TcpError};
 pub use tls::{Tls, TlsError};
+pub(crate) use tls::{certificates, private_key};
 pub use token::{TokenError, load_token};
 pub use unix::{Unix, UnixError};
 

@@ -154,7 +154,7 @@ fn verifier(
     })
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = |source| TlsError::Pem { path: path.into(), source };
     let found = CertificateDer::pem_file_iter(path).map_err(pem)?;
     let found = found.collect::<Result<Vec<_>, _>>().map_err(pem)?;
@@ -164,7 +164,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(found)
 }
 
-fn private_key(file: &SecretFile) -> Result<PrivateKeyDer<'static>, TlsError> {
+pub(crate) fn private_key(file: &SecretFile) -> Result<PrivateKeyDer<'static>, TlsError> {
     let path = file.locate()?;
     let io = |source| TlsError::Io { path: path.clone(), source };
     let mode = fs::metadata(&path).map_err(io)?.permissions().mode() & 0o7777;

@@ -3,19 +3,17 @@
 //! A client like any other: it starts a program with a terminal, attaches to it, and carries bytes
 //! both ways until the program ends or the user detaches (`Enter ~ .`).
 
-mod connect;
 mod escape;
 mod session;
 mod terminal;
 
 use std::io::Write as _;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use qga_proto::command::TerminalSize;
 use serde_json::{Value, json};
 
-pub use connect::Gateway;
+use crate::client::{Gateway, encoded};
 
 /// What to do, and where.
 #[derive(Debug)]
@@ -24,21 +22,12 @@ pub struct Order {
     pub gateway: Gateway,
     /// The VM.
     pub vm: String,
-    /// The guest's user.
-    pub user: Option<String>,
     /// A process to attach to, in place of a new one.
     pub attach: Option<i64>,
     /// The program and its arguments; a login shell if there is none.
     pub program: Vec<String>,
-}
-
-/// Where the gateway is, by a path or a URL with a token's file.
-#[derive(Debug)]
-pub enum Place {
-    /// Its Unix socket.
-    Socket(PathBuf),
-    /// `http://HOST:PORT`, and the file with the token.
-    Url(String, PathBuf),
+    /// What else a request for a process says of it, as `user` and `cwd`: a JSON object.
+    pub more: Value,
 }
 
 /// The shell of root, or of whoever the agent is; bash if there is one.
@@ -89,33 +78,17 @@ async fn start(order: &Order, size: TerminalSize) -> anyhow::Result<i64> {
     } else {
         order.program.clone()
     };
-    let mut body = json!({"argv": argv, "pty": size, "overflow": "wait"});
-    if let Some(user) = &order.user {
-        body["user"] = Value::from(user.as_str());
+    let mut body = order.more.clone();
+    for (name, value) in [("argv", json!(argv)), ("pty", json!(size)), ("overflow", json!("wait"))]
+    {
+        body[name] = value;
     }
     let path = format!("/vms/{}/processes", encoded(&order.vm));
-    let process = order.gateway.post(&path, &body).await?;
+    let process = order.gateway.post_once(&path, &body).await?;
     process["pid"].as_i64().context("the gateway's answer has no \"pid\"")
-}
-
-/// As it stands in a path.
-fn encoded(id: &str) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
-    id.bytes()
-        .map(|byte| if plain(&byte) { char::from(byte).into() } else { format!("%{byte:02X}") })
-        .collect()
 }
 
 /// To the user, on a line of its own; standard output is the program's.
 fn say(text: &str) {
     let _ = write!(std::io::stderr(), "\r\nqga-gateway: {text}\r\n");
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn a_name_stays_within_its_path() {
-        assert_eq!(super::encoded("web-1.a_b"), "web-1.a_b");
-        assert_eq!(super::encoded("a/b?c é"), "a%2Fb%3Fc%20%C3%A9");
-    }
 }

@@ -10,10 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::connect::Socket;
 use super::escape::Escape;
 use super::say;
 use super::terminal::{self, Raw};
+use crate::client::Socket;
 
 /// The character that ends a terminal's input.
 const END_OF_INPUT: u8 = 4;

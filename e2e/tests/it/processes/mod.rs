@@ -23,6 +23,7 @@ pub(crate) struct Here {
     agent: Process,
     pub(crate) gateway: Gateway,
     program: PathBuf,
+    pub(crate) program: PathBuf,
     pub(crate) dir: TempDir,
 }
 
@@ -39,11 +40,18 @@ impl Here {
     /// With this agent, which has to do with files and programs only: it runs on this machine.
     pub(crate) fn with(agent: PathBuf, config: &str) -> Option<Self> {
         let gateway = gateway_program()?;
+        Self::with(&agent, config)
+    }
+
+    /// With that agent, ours or a stock one.
+    pub(crate) fn with(agent: &Path, config: &str) -> Option<Self> {
+        let program = gateway_program()?;
         let dir = TempDir::new().unwrap();
-        let process = spawn(&agent, dir.path());
+        let process = spawn(agent, dir.path());
         let vms = [("vm".to_owned(), dir.path().join("vm.sock"))];
-        let gateway = Gateway::start_with(&gateway, dir.path(), config, &vms).unwrap();
-        let here = Self { agent: process, gateway, program: agent, dir };
+        let gateway = Gateway::start_with(&program, dir.path(), config, &vms).unwrap();
+        let program = program.with_file_name("qga-agent");
+        let here = Self { agent: process, gateway, program, dir };
         here.ready();
         Some(here)
     }

@@ -63,8 +63,11 @@ fn a_shell_in_a_real_terminal() {
     let shell = format!("{gateway} shell vm --socket {}", socket.display());
     let settings = "stty -a | grep -v rows | cksum";
     tmux.types("PS1='$ '; clear");
-    tmux.types(&format!("before=$({settings}); {shell} -- sh; printf '\\ncode %s\\n' $?"));
-    tmux.types("PS1='in '; stty size");
+    // What is typed before the prompt is there would stand before it.
+    let shell_in = format!("{shell} -- env PS1='in ' sh");
+    tmux.types(&format!("before=$({settings}); {shell_in}; printf '\\ncode %s\\n' $?"));
+    tmux.shows("in");
+    tmux.types("stty size");
     tmux.shows("30 90");
     tmux.run(&["resize-window", "-x", "100", "-y", "40"]);
     tmux.types("until [ \"$(stty size)\" = '40 100' ]; do :; done; echo resi''zed");
@@ -81,8 +84,9 @@ fn a_shell_in_a_real_terminal() {
     tmux.shows("restored");
 
     // Away, and back, and then away for good.
-    tmux.types(&format!("clear; {shell} -- sh; printf '\\ncode %s\\n' $?"));
-    tmux.types("PS1='in '; echo on''ce");
+    tmux.types(&format!("clear; {shell_in}; printf '\\ncode %s\\n' $?"));
+    tmux.shows("in");
+    tmux.types("echo on''ce");
     tmux.shows("once");
     tmux.run(&["send-keys", "-l", "~."]);
     tmux.shows("code 0");

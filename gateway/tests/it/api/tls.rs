@@ -189,3 +189,64 @@ fn what_is_wrong_with_a_file_is_said_with_its_name() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     assert!(said(&files("server.pem", "server.key")).contains("can read this private key"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_comes_with_a_token_or_a_certificate() {
+    let authority = Authority::new();
+    let ca = format!("client_ca = {:?}", authority.path("ca.pem"));
+    let grant = "[[grant]]\nto = [\"cert:backup.example\"]\nrights = [\"observe\"]\n\
+                 vms = [\"absent\"]";
+    let gateway = authority.gateway(&ca, grant).await;
+    authority.sign("client", "backup.example");
+    let Target::Tcp(address) = gateway.tcp else { panic!("TCP") };
+    let url = format!("https://localhost:{}", address.port());
+    let token = authority.path("token");
+    fs::write(&token, format!("{}\n", gateway.token)).unwrap();
+    let (ca, cert, key) =
+        (authority.path("ca.pem"), authority.path("client.pem"), authority.path("client.key"));
+    let (ca, cert, key) = (text(&ca), text(&cert), text(&key));
+    let run = async |more: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qga-gateway"));
+        command.args(["vms", "--json"]).env_remove("QGA_GATEWAY_URL");
+        for (name, value) in more {
+            match name.strip_prefix("--") {
+                Some(_) => command.args([name, value]),
+                None => command.env(name, value),
+            };
+        }
+        let output = command.output().await.unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), said + &String::from_utf8(output.stderr).unwrap())
+    };
+    let way = [("--url", url.as_str()), ("--cacert", ca)];
+    let (code, said) = run(&[&way[..], &[("--token-file", text(&token))]].concat()).await;
+    assert!(code == Some(0) && said.contains("\"vm\"") && said.contains("\"absent\""), "{said}");
+    let (code, said) = run(&[&way[..], &[("--cert", cert), ("--key", key)]].concat()).await;
+    assert!(code == Some(0) && said.contains("\"absent\"") && !said.contains("\"vm\""), "{said}");
+    let variables = [
+        ("QGA_GATEWAY_URL", url.as_str()),
+        ("QGA_GATEWAY_CACERT", ca),
+        ("QGA_GATEWAY_TOKEN", gateway.token.as_str()),
+    ];
+    let (code, said) = run(&variables).await;
+    assert!(code == Some(0) && said.contains("\"vm\""), "{said}");
+
+    let (code, said) = run(&way).await;
+    assert!(code == Some(1) && said.contains("[unauthenticated]"), "{said}");
+    assert!(said.contains("--token-file"), "{said}");
+    let stranger = Authority::new();
+    let other = stranger.path("ca.pem");
+    let (code, said) = run(&[way[0], ("--cacert", text(&other))]).await;
+    assert!(code == Some(4) && said.contains("certificate"), "{said}");
+    let plain = url.replace("https", "http");
+    let (code, said) = run(&[("--url", &plain), ("--token-file", text(&token))]).await;
+    assert!(code == Some(4), "{said}");
+    for (more, word) in [
+        (vec![("--token-file", "/nonexistent/token")], "/nonexistent/token"),
+        (vec![("--token-file", "/dev/null")], "holds no token"),
+        (vec![("--cert", cert)], "--key"),
+    ] {
+        let (code, said) = run(&[&way[..], &more].concat()).await;
+        assert!(matches!(code, Some(1 | 2)) && said.contains(word), "{said}");
+    }
+}
