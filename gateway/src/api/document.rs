@@ -1,5 +1,8 @@
 //! The OpenAPI document: the router's own, completed by the rules that hold for every operation.
 
+mod shapes;
+mod syntax;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
@@ -163,6 +166,10 @@ fn complete(document: &mut Value) {
     let codes: Vec<String> = Code::ALL.iter().map(|code| line(*code)).collect();
     document["components"]["schemas"]["ProblemCode"]["description"] =
         format!("What went wrong, for programs:\n\n* {}", codes.join("\n* ")).into();
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        shapes::name_forms(schemas);
+    }
+    document["servers"] = json!([{"url": "/", "description": "The gateway that serves this."}]);
     let schemas = document["components"]["schemas"].clone();
     let mut problems = Map::new();
     let paths = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
@@ -170,6 +177,8 @@ fn complete(document: &mut Value) {
         for (method, operation) in item.as_object_mut().into_iter().flatten() {
             complete_operation(method, operation, &mut problems);
             relax_body(operation, &schemas);
+            syntax::complete(operation, &schemas);
+            shapes::bytes(operation);
         }
     }
     document["components"]["responses"] = problems.into();
