@@ -8,6 +8,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 
 use crate::process::Process;
 use crate::rest::Rest;
@@ -130,6 +131,17 @@ impl Gateway {
     /// Stops it in its own order: it thaws what it froze, and ends. Killed after `grace`.
     pub fn stop(&mut self, grace: Duration) -> Option<ExitStatus> {
         self.process.stop(grace)
+    }
+
+    /// Ends it as a restart does, with SIGUSR2: what it holds stays for the next one. Killed after
+    /// `grace`.
+    pub fn hand_over(&mut self, grace: Duration) -> Option<ExitStatus> {
+        self.process.end_on(Signal::USR2, grace)
+    }
+
+    /// The next start takes this program, as after an upgrade.
+    pub fn upgrade_to(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
     }
 
     /// Kills it with SIGKILL.

@@ -72,7 +72,12 @@ impl Process {
     /// Asks it to end with SIGTERM, and kills it if it has not done so after `grace`; gives how
     /// it ended by itself.
     pub fn stop(&mut self, grace: Duration) -> Option<ExitStatus> {
-        let asked = self.signal(Signal::TERM);
+        self.end_on(Signal::TERM, grace)
+    }
+
+    /// The same with another signal.
+    pub fn end_on(&mut self, signal: Signal, grace: Duration) -> Option<ExitStatus> {
+        let asked = self.signal(signal);
         let ended = asked
             .and_then(|()| until_even_interrupted("a child's exit", grace, || self.ended()))
             .ok();

@@ -462,4 +462,6 @@ impl Config {
 }
 
 #[cfg(test)]
+mod documented;
+#[cfg(test)]
 mod tests;

@@ -17,6 +17,8 @@ mod fleet;
 #[cfg(test)]
 mod guests;
 #[cfg(test)]
+mod guides;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod kinds;

@@ -1,12 +1,14 @@
-//! The gateway is killed: in the middle of a call, and while it holds a freeze.
+//! The gateway is killed in the middle of a call and while it holds a freeze; and while it holds
+//! one it is restarted, upgraded and stopped.
 
-use std::thread;
+use std::time::Duration;
+use std::{fs, thread};
 
 use qga_e2e::{Gateway, RestTarget, Target, until};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::guests::{Guest, Kind, SOON, Served, both_agents, gateway_program};
-use crate::scenario::{wait_all_writing, wait_blocked};
+use crate::scenario::{pass_guest_time, progress, wait_all_writing, wait_blocked};
 use crate::tap::Tap;
 
 both_agents!(restart);
@@ -28,6 +30,7 @@ fn restart(kind: Kind) {
     served.target.ping().unwrap();
     killed_in_a_call(&mut served, &tap);
     killed_while_frozen(&mut served);
+    ended_while_frozen(&mut served, kind);
 }
 
 /// The agent is stopped, so that the call cannot have been answered. (Stopped CPUs would not do:
@@ -68,17 +71,94 @@ fn killed_in_a_call(served: &mut Served, tap: &Tap) {
     assert_eq!(tap.times(FILE), 1, "times that it was sent");
 }
 
-/// Leases live in memory for now: the guest stays frozen, and the gateway sees and says it.
+/// The next gateway finds the lease on disk, and thaws what it owns without force.
 fn killed_while_frozen(served: &mut Served) {
-    served.target.freeze().unwrap();
+    let lease = freeze(served);
     wait_blocked(served.guest.vm.control());
     served.gateway.kill();
     served.gateway.start_again().unwrap();
     served.wait_link("frozen");
     assert!(served.target.is_frozen().unwrap());
     wait_blocked(served.guest.vm.control());
-    let forced = served.target.path("/fsfreeze?force=true");
-    served.target.rest.delete(&forced).unwrap().expect(200).unwrap();
+    thaw(served, &lease);
+}
+
+/// An operator stops, restarts and upgrades the gateway while a backup holds the VM.
+fn ended_while_frozen(served: &mut Served, kind: Kind) {
+    // A restart lets go of nothing: the guest's kernel holds every filesystem all the way.
+    let lease = freeze(served);
+    let held = wait_blocked(served.guest.vm.control());
+    assert!(served.gateway.hand_over(SOON).is_some_and(|status| status.success()));
+    pass_guest_time(served.guest.vm.control());
+    served.gateway.start_again().unwrap();
+    served.wait_link("frozen");
+    assert_eq!(progress(served.guest.vm.control()), held, "a restart has thawed");
+    thaw(served, &lease);
+
+    // So does an upgrade: another file is the program then, and the old one is gone.
+    let lease = freeze(served);
+    let held = wait_blocked(served.guest.vm.control());
+    let program = gateway_program().expect("it runs already");
+    let (old, new) = (served.guest.dir().join("old"), served.guest.dir().join("new"));
+    for copy in [&old, &new] {
+        fs::copy(&program, copy).unwrap();
+    }
+    served.gateway.upgrade_to(&old);
+    assert!(served.gateway.hand_over(SOON).is_some_and(|status| status.success()));
+    served.gateway.start_again().unwrap();
+    served.wait_link("frozen");
+    fs::remove_file(&old).unwrap();
+    served.gateway.upgrade_to(&new);
+    assert!(served.gateway.hand_over(SOON).is_some_and(|status| status.success()));
+    served.gateway.start_again().unwrap();
+    served.wait_link("frozen");
+    assert_eq!(progress(served.guest.vm.control()), held, "an upgrade has thawed");
+    thaw(served, &lease);
+
+    // A stop thaws what nobody guards from then on, and leaves what the guest guards itself.
+    let lease = freeze(served);
+    let held = wait_blocked(served.guest.vm.control());
+    assert!(served.gateway.stop(Duration::from_secs(60)).is_some_and(|status| status.success()));
+    match kind {
+        Kind::Stock => wait_all_writing(served.guest.vm.control()),
+        Kind::Ours => {
+            pass_guest_time(served.guest.vm.control());
+            assert_eq!(progress(served.guest.vm.control()), held, "a stop has thawed");
+        }
+    }
+    served.gateway.start_again().unwrap();
+    match kind {
+        Kind::Stock => {
+            served.wait_link("ready");
+            let ended = lease_of(served, &lease);
+            assert_eq!(ended["state"], "thawed", "{ended}");
+            assert_eq!(ended["thaw_cause"], "shutdown", "{ended}");
+        }
+        Kind::Ours => {
+            served.wait_link("frozen");
+            thaw(served, &lease);
+        }
+    }
+}
+
+fn freeze(served: &Served) -> String {
+    let body = json!({ "ttl_seconds": 600 });
+    let path = served.target.path("/fsfreeze");
+    let lease = served.target.rest.post(&path, &body).unwrap().expect(201).unwrap();
+    lease["id"].as_str().expect("a lease's id").to_owned()
+}
+
+fn lease_of(served: &Served, lease: &str) -> Value {
+    served.target.rest.get(&format!("/freezes/{lease}")).unwrap().expect(200).unwrap()
+}
+
+/// By the lease, which still is what it was; then the guest writes again.
+fn thaw(served: &mut Served, lease: &str) {
+    let path = format!("/freezes/{lease}");
+    let ended = served.target.rest.delete(&path).unwrap().expect(200).unwrap();
+    let verdict = ended["verdict"].as_str().unwrap_or_default();
+    assert!(["held", "counts_agree", "unknown"].contains(&verdict), "{ended}");
+    assert_eq!(ended["thaw_cause"], "requested", "{ended}");
     wait_all_writing(served.guest.vm.control());
     served.wait_link("ready");
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use qga_e2e::{Disk, Target as _, cat_from_ext4, needs_recovery, until, whole_records};
+use qga_e2e::{Disk, Progress, Target as _, cat_from_ext4, needs_recovery, until, whole_records};
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, Kind, SOON, Served, both_agents};
@@ -107,16 +107,27 @@ fn holds_what_was_written(kind: Kind, served: &mut Served, tool: &Tool) {
     assert_eq!(summary["images"]["xfs"], json!(tool.image(Disk::Xfs)));
     assert_eq!(tool.left(), IMAGES);
 
-    assert!(!needs_recovery(&tool.image(Disk::Ext4)).unwrap(), "no journal to be replayed");
+    assert_holds(&served.guest, |disk| tool.image(disk), &before, &after);
+    assert_thawed(served);
+    tool.clear();
+}
+
+/// The copies need no journal, and hold whole records: not fewer than were written `before`, and not more
+/// than had been begun `after`.
+pub(crate) fn assert_holds(
+    guest: &Guest,
+    image: impl Fn(Disk) -> PathBuf,
+    before: &[Progress],
+    after: &[Progress],
+) {
+    assert!(!needs_recovery(&image(Disk::Ext4)).unwrap(), "no journal to be replayed");
     for (at, disk) in Disk::DATA.into_iter().enumerate() {
-        let Some(content) = records(&served.guest, &tool.image(disk), disk) else { continue };
+        let Some(content) = records(guest, &image(disk), disk) else { continue };
         let (records, torn) = whole_records(&content).unwrap();
         assert_eq!(torn, 0, "{disk}: the last record must be whole");
         let possible = before[at].done..=after[at].begun;
         assert!(possible.contains(&records), "{disk}: {records} records, not in {possible:?}");
     }
-    assert_thawed(served);
-    tool.clear();
 }
 
 /// The writer's file in an image, mounted read-only where nobody else sees it, and without the

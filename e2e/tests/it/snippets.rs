@@ -82,6 +82,32 @@ fn the_places_agree() {
     assert_eq!(rules.matches("ENV{SYSTEMD_WANTS}=\"qga-agent.service\"").count(), 2);
 }
 
+/// What the guides tell QEMU is what the snippet tells it, which QEMU takes.
+#[test]
+fn the_guides_have_the_snippets_arguments() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |name: &str| fs::read_to_string(workspace.join(name)).expect("a file");
+    let snippet = read("deploy/qemu/one-port.conf").replace("VM.sock", "db1.sock");
+    let arguments: Vec<&str> = snippet.lines().filter(|line| line.starts_with('-')).collect();
+    assert_eq!(arguments.len(), 3);
+    for page in ["docs/install.md", "docs/getting-started.md"] {
+        let page_text = read(page);
+        for argument in &arguments {
+            assert!(page_text.contains(argument), "{page}: {argument}");
+        }
+    }
+    // What the guides copy out of the package is there.
+    for page in ["docs/install.md", "docs/operations.md", "docs/recipes.md"] {
+        for rest in read(page).split("/usr/share/doc/qga-gateway/examples/").skip(1) {
+            let name = rest.split([' ', '`', '\n', ')', ',']).next().unwrap_or_default();
+            let found = ["qemu", "libvirt", "examples", "systemd"]
+                .iter()
+                .any(|kind| workspace.join("deploy").join(kind).join(name).exists());
+            assert!(found, "{page}: {name}");
+        }
+    }
+}
+
 /// Each unit with its program and user replaced by such as are here.
 #[test]
 fn systemd_takes_the_units() {

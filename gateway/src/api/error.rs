@@ -366,11 +366,32 @@ impl Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::LinkState;
 
     #[test]
     fn codes_on_the_wire_match_their_table() {
         for code in Code::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
+    }
+
+    #[test]
+    fn the_guide_has_a_section_for_each_code_and_each_link_state() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/troubleshooting.md");
+        let guide = std::fs::read_to_string(path).expect("the guide");
+        let headings = guide.lines().filter_map(|line| line.strip_prefix("### "));
+        let told: Vec<String> = headings.map(str::to_owned).collect();
+        let codes = Code::ALL
+            .iter()
+            .map(|code| format!("`{}` ({})", code.as_str(), code.status().as_u16()));
+        let states = LinkState::ALL.iter().map(|state| format!("State `{state}`"));
+        let there: Vec<String> = codes.chain(states).collect();
+        let missing: Vec<_> = there.iter().filter(|heading| !told.contains(heading)).collect();
+        let unknown: Vec<_> = told.iter().filter(|heading| !there.contains(heading)).collect();
+        assert!(
+            missing.is_empty() && unknown.is_empty(),
+            "missing {missing:#?}, unknown {unknown:#?}"
+        );
+        assert_eq!(told.len(), there.len(), "one of them is there twice");
     }
 }

@@ -17,6 +17,28 @@ use crate::{errno, log};
 /// A larger file is not a configuration.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// Of the group `[general]`.
+const GENERAL_KEYS: [&str; 14] = [
+    "daemon",
+    "method",
+    "path",
+    "logfile",
+    "pidfile",
+    "fsfreeze-hook",
+    "statedir",
+    "verbose",
+    "retry-path",
+    "block-rpcs",
+    "allow-rpcs",
+    "blacklist",
+    "hook-timeout",
+    "freeze-deadline",
+];
+/// Of a group `[channel NAME]`.
+const CHANNEL_KEYS: [&str; 5] = ["method", "path", "retry-path", "allow-rpcs", "block-rpcs"];
+/// Of the group `[policy]`.
+const POLICY_KEYS: [&str; 2] = ["file-paths", "exec-programs"];
+
 /// Why there is no configuration: qemu-ga's line.
 #[derive(Debug, thiserror::Error)]
 #[error("error loading configuration from path: {path}, {cause}")]
@@ -100,7 +122,7 @@ fn apply(config: &mut Config, bytes: &[u8]) -> Result<(), Cause> {
         if name == "general" {
             apply_general(config, group)?;
         } else if name == "policy" {
-            known_keys(group, &["file-paths", "exec-programs"])?;
+            known_keys(group, &POLICY_KEYS)?;
             let files = absolute_paths(group, "file-paths")?;
             let programs = absolute_paths(group, "exec-programs")?;
             config.policy = Policy::new(files, programs);
@@ -121,23 +143,7 @@ fn apply(config: &mut Config, bytes: &[u8]) -> Result<(), Cause> {
 
 /// As qemu-ga does, keys that are not known are passed over, but not in silence.
 fn apply_general(config: &mut Config, group: &Group) -> Result<(), Cause> {
-    const KEYS: [&str; 14] = [
-        "daemon",
-        "method",
-        "path",
-        "logfile",
-        "pidfile",
-        "fsfreeze-hook",
-        "statedir",
-        "verbose",
-        "retry-path",
-        "block-rpcs",
-        "allow-rpcs",
-        "blacklist",
-        "hook-timeout",
-        "freeze-deadline",
-    ];
-    for key in group.keys().filter(|key| !KEYS.contains(&key.as_str())) {
+    for key in group.keys().filter(|key| !GENERAL_KEYS.contains(&key.as_str())) {
         log::warning(format_args!("the configuration's key {key} is not known"));
     }
     set(&mut config.daemonize, group.boolean("daemon")?);
@@ -169,7 +175,7 @@ fn apply_general(config: &mut Config, group: &Group) -> Result<(), Cause> {
 }
 
 fn section(group: &Group, name: &str) -> Result<Section, Cause> {
-    known_keys(group, &["method", "path", "retry-path", "allow-rpcs", "block-rpcs"])?;
+    known_keys(group, &CHANNEL_KEYS)?;
     if name.is_empty() {
         return Err(Cause::NoName);
     }

@@ -153,3 +153,19 @@ fn the_example_is_valid() {
     );
     assert!(config.channels().iter().all(|channel| channel.retry));
 }
+
+#[test]
+fn the_page_lists_every_key_and_no_other() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let agent = page.split("\n## ").find(|part| part.starts_with("The agent")).unwrap();
+    let listed = |group: &str| -> Vec<&str> {
+        let heading = format!("`[{group}]`\n");
+        let part = agent.split("\n### ").find(|part| part.starts_with(&heading)).unwrap();
+        let rows = part.lines().filter_map(|line| line.strip_prefix("| `"));
+        rows.filter_map(|row| row.split('`').next()).collect()
+    };
+    assert_eq!(listed("general"), GENERAL_KEYS);
+    assert_eq!(listed("channel NAME"), CHANNEL_KEYS);
+    assert_eq!(listed("policy"), POLICY_KEYS);
+}
