@@ -1,6 +1,6 @@
 # Thin on purpose: each target is one script or one cargo command.
 
-.PHONY: demo test check deny bench openapi fault-matrix deb deb-test oci
+.PHONY: demo test check deny bench openapi api-test fault-matrix deb deb-test oci
 
 demo: ## A real VM frozen and thawed over HTTP, then yours to play with until Ctrl-C
 	@scripts/demo
@@ -19,6 +19,11 @@ bench: ## Our agent, qemu-ga and a bare server side by side; the gateway beside 
 
 openapi: ## Regenerate openapi/gateway.json from the router
 	@cargo run --quiet --package qga-gateway -- openapi > openapi/gateway.json.new && mv openapi/gateway.json.new openapi/gateway.json
+
+api-test: ## Lint the OpenAPI document, make clients of it, and send what it allows and what it does not
+	@cargo build --quiet --profile agent --package qga-agent
+	@cargo build --quiet --package qga-gateway --package qga-e2e --bins
+	@scripts/api-test
 
 fault-matrix: ## Run every fault at every point of a freeze, and write what came of it to docs/fault-matrix.md
 	@cargo build --quiet --package qga-gateway --package qga-e2e --bins

@@ -85,7 +85,10 @@ is closed.
 * Over the Unix socket the kernel names the caller, unless a request carries a bearer token. Over \
 TCP every operation needs one, save those that list no security. What a caller may do with which \
 VM the gateway's configuration says; a VM on which it has no right at all is `vm_not_found`.
-* Unknown members and query parameters are refused, so that nothing is ignored that was meant.
+* Unknown members and query parameters are refused, so that nothing is ignored that was meant. \
+Integers are written without a point or exponent.
+* The API only grows. Answers may get more members, and more words where there is one of a list: clients \
+take both.
 * `x-qga-right` is the right that an operation needs, `x-qga-command` the guest command that it \
 sends, `x-qga-problems` the codes that it can answer with.
 * Every answer carries `x-request-id`: the caller's own, or a new one; the log has it too.";

@@ -8,7 +8,7 @@ use std::env;
 use std::fs;
 
 use qga_e2e::Gateway;
-use qga_e2e::sim::{Blueprint, Fleet, Mode};
+use qga_e2e::sim::{Act, Blueprint, Commands, Fleet, Machine, Mode, Moment, Rule};
 
 use super::{Tools, output, source, url};
 use crate::guests::gateway_program;
@@ -22,18 +22,14 @@ fn of_every_kind_are_answered_as_the_document_says() {
     let Some(program) = gateway_program() else { return };
     let dir = tempfile::Builder::new().prefix("qga-api-").tempdir().unwrap();
     let fleet = Fleet::new(dir.path()).unwrap();
-    let modes = [Mode::Stock, Mode::Qga];
-    let vms: Vec<_> = modes
-        .into_iter()
-        .map(|mode| {
-            let machine = fleet.machine(mode.as_str(), &Blueprint::new(mode)).unwrap();
-            (mode.as_str(), machine.socket().to_owned())
-        })
-        .collect();
+    let machines = [Mode::Stock, Mode::Qga].map(|mode| machine(&fleet, mode));
+    let vms: Vec<_> =
+        machines.iter().map(|(name, machine)| (*name, machine.socket().to_owned())).collect();
     let any = "127.0.0.1:0".parse().unwrap();
     let gateway = Gateway::start_on(&program, dir.path(), &vms, Some(any)).unwrap();
     let mut run = tools.python("schemathesis");
     run.arg("--config-file").arg(source("tests/schemathesis.toml")).arg("run");
+    run.env("SCHEMATHESIS_HOOKS", source("tests/schemathesis_hooks.py"));
     let seconds = env::var("QGA_API_SECONDS");
     run.arg("--max-time").arg(seconds.as_deref().unwrap_or(SECONDS));
     if let Ok(seed) = env::var("QGA_SEED") {
@@ -43,6 +39,19 @@ fn of_every_kind_are_answered_as_the_document_says() {
     run.arg(format!("{}/openapi.json", url(&gateway))).env("QGA_TOKEN", token.trim());
     // It keeps things beside where it runs.
     let said = output(run.current_dir(dir.path()));
-    assert!(said.contains("71 selected / 71 total"), "{said}");
-    assert!(!gateway.log().contains(" 500 "), "an internal error:\n{}", gateway.log());
+    assert!(said.contains("Fuzzing"), "not all was tried: {said}");
+    assert!(!gateway.log().contains(": 500 "), "an internal error:\n{}", gateway.log());
+}
+
+/// A simulated VM. Its files are empty: those of the simulator have no end, which is for benches.
+fn machine(fleet: &Fleet, mode: Mode) -> (&'static str, Machine) {
+    let machine = fleet.machine(mode.as_str(), &Blueprint::new(mode)).unwrap();
+    let empty = br#"{"count": 0, "buf-b64": "", "eof": true}"#;
+    machine.rule(Rule {
+        commands: Commands::Named("guest-file-read"),
+        moment: Moment::Received,
+        times: None,
+        act: Act::Answer(empty.to_vec()),
+    });
+    (mode.as_str(), machine)
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 /// Of every operation, or of the one named; where, and the name; and what its schema has besides.
 type Rule = (Option<&'static str>, &'static str, &'static str, fn() -> Value);
 
-const RULES: [Rule; 22] = [
+const RULES: [Rule; 23] = [
     (None, "query", "timeout_seconds", || json!({"exclusiveMinimum": 0, "maximum": 3600})),
     (Some("start_process"), "query", "wait", || json!({"maximum": 3600})),
     (None, "query", "path", guest_path),
@@ -52,16 +52,22 @@ const RULES: [Rule; 22] = [
         "repr-digest",
         || json!({"pattern": "^(sha-256=:[A-Za-z0-9+/]{43}=:|sha-512=:[A-Za-z0-9+/]{86}==:)$"}),
     ),
-    (Some("write_file_content"), "header", "if-none-match", || json!({"enum": ["*"]})),
+    (Some("remove_file"), "header", "if-match", one_tag),
+    (Some("remove_file_content"), "header", "if-match", one_tag),
     (None, "header", "prefer", || json!({"examples": ["respond-async"]})),
 ];
 
 fn guest_path() -> Value {
-    json!({"minLength": 1, "maxLength": 32767, "pattern": "^[^\\u0000]+$"})
+    json!({"pattern": "^[^\\u0000]+$"})
 }
 
 fn number() -> Value {
     json!({"minimum": 0, "maximum": u32::MAX - 1})
+}
+
+fn one_tag() -> Value {
+    let number = "(0|[1-9a-f][0-9a-f]{0,15})";
+    json!({"pattern": format!("^(\\*|\"{number}-{number}-{number}-{number}\")$")})
 }
 
 fn event_id() -> Value {
