@@ -20,7 +20,7 @@ use crate::api::caller::Vm;
 use crate::api::error::{Code, Problem};
 use crate::principal::Principal;
 use crate::vm::transfer::{
-    Broken, CHUNK, Digests, Finish, GuestPath, InPlace, TransferError, Upload, UploadKey, Written,
+    Broken, Digests, Finish, GuestPath, InPlace, PART, TransferError, Upload, UploadKey, Written,
 };
 
 /// How long nothing may come of a body.
@@ -33,7 +33,7 @@ const DRAIN_BYTES: usize = 64 << 20;
 /// Where to, and how.
 #[derive(Debug)]
 pub(in crate::api) struct UploadQuery {
-    path: GuestPath,
+    pub(super) path: GuestPath,
     mode: Option<i64>,
     uid: Option<i64>,
     gid: Option<i64>,
@@ -323,11 +323,11 @@ impl Sent {
             }
             while !data.is_empty() {
                 if chunk.capacity() == 0 {
-                    chunk.reserve_exact(CHUNK);
+                    chunk.reserve_exact(PART);
                 }
-                let piece = data.split_to(data.len().min(CHUNK - chunk.len()));
+                let piece = data.split_to(data.len().min(PART - chunk.len()));
                 chunk.extend_from_slice(&piece);
-                if chunk.len() == CHUNK && !upload.send(std::mem::take(&mut chunk)).await {
+                if chunk.len() == PART && !upload.send(std::mem::take(&mut chunk)).await {
                     return Ok(());
                 }
             }
