@@ -32,10 +32,10 @@ impl CallTimeout {
     /// The same from a number, for operations with more in their query.
     pub(super) fn checked(app: &App, timeout_seconds: Option<f64>) -> Result<Self, Problem> {
         let most = app.limits().call_timeout_max;
-        let wrong = timeout_seconds.is_some_and(|seconds| {
-            !(seconds > 0.0 && Duration::try_from_secs_f64(seconds).is_ok_and(|d| d <= most))
-        });
-        if wrong {
+        let fits = |seconds: f64| {
+            seconds > 0.0 && Duration::try_from_secs_f64(seconds).is_ok_and(|d| d <= most)
+        };
+        if timeout_seconds.is_some_and(|seconds| !fits(seconds)) {
             return Err(Problem::bad_request(format!(
                 "Query parameter \"timeout_seconds\" must be more than 0 and at most {}.",
                 most.as_secs_f64()

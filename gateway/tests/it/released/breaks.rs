@@ -96,11 +96,13 @@ fn one(pointer: &str, change: impl FnOnce(&mut Value), expected: &str) {
 }
 
 fn removed(name: &str) -> impl FnOnce(&mut Value) {
-    move |value| drop(value.as_object_mut().unwrap().remove(name).expect("it was there"))
+    move |value: &mut Value| {
+        drop(value.as_object_mut().unwrap().remove(name).expect("it was there"))
+    }
 }
 
 fn set(to: Value) -> impl FnOnce(&mut Value) {
-    move |value| *value = to
+    move |value: &mut Value| *value = to
 }
 
 const GET: &str = "/paths/~1vms~1{id}~1things/get";

@@ -31,7 +31,7 @@ pub(super) fn breaks(old: &Value, new: &Value) -> Vec<String> {
     comparison.into_found()
 }
 
-fn compare(c: &mut Comparison<'_>, old: &Value, new: &Value, at: &str) {
+fn compare<'a>(c: &mut Comparison<'a>, old: &'a Value, new: &'a Value, at: &str) {
     if old["operationId"] != new["operationId"] {
         let was = &old["operationId"];
         c.found(at, &format!("the operationId was {was} and is {}", new["operationId"]));
@@ -98,7 +98,7 @@ fn body(c: &mut Comparison<'_>, old: Option<&Value>, new: Option<&Value>, at: &s
     content(c, old, new, Way::Request, at);
 }
 
-fn answer(c: &mut Comparison<'_>, old: &Value, new: &Value, at: &str) {
+fn answer<'a>(c: &mut Comparison<'a>, old: &'a Value, new: &'a Value, at: &str) {
     let (old, new) = (c.resolve_old(old), c.resolve_new(new));
     for (name, _) in members(&old["headers"]) {
         if new["headers"].get(name).is_none() {

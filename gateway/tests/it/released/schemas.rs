@@ -21,7 +21,7 @@ pub(super) struct Comparison<'a> {
     old: &'a Value,
     new: &'a Value,
     found: Vec<String>,
-    /// References that were compared, or are being compared: schemas may hold themselves.
+    /// Schemas with references that were compared, or are being compared: they may hold themselves.
     seen: HashSet<(String, String, Way)>,
 }
 
@@ -40,8 +40,8 @@ impl<'a> Comparison<'a> {
 
     /// Whether the old schema of this name was compared.
     pub(super) fn knows(&self, name: &str) -> bool {
-        let reference = format!("#/components/schemas/{name}");
-        self.seen.iter().any(|(old, ..)| *old == reference)
+        let reference = format!("\"#/components/schemas/{name}\"");
+        self.seen.iter().any(|(old, ..)| old.contains(&reference))
     }
 
     pub(super) fn resolve_old(&self, value: &'a Value) -> &'a Value {
@@ -53,10 +53,12 @@ impl<'a> Comparison<'a> {
     }
 
     pub(super) fn schema(&mut self, old: &Value, new: &Value, way: Way, at: &str) {
-        if let (Some(before), Some(now)) = (old["$ref"].as_str(), new["$ref"].as_str())
-            && !self.seen.insert((before.to_owned(), now.to_owned(), way))
-        {
+        let (before, now) = (old.to_string(), new.to_string());
+        if before.contains("\"$ref\"") && !self.seen.insert((before, now, way)) {
             return;
+        }
+        if let (Some(old), Some(new)) = (or_null(old), or_null(new)) {
+            return self.schema(old, new, way, at);
         }
         let before = variants(self.old, old);
         let now = variants(self.new, new);
@@ -185,6 +187,14 @@ fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     }
 }
 
+/// What there is besides null.
+fn or_null(schema: &Value) -> Option<&Value> {
+    match schema["oneOf"].as_array()?.as_slice() {
+        [other, null] | [null, other] if null["type"] == "null" => Some(other),
+        _ => None,
+    }
+}
+
 /// The forms of a schema: one, unless it has `oneOf` or `anyOf`. References are followed, `allOf` is
 /// one schema, and a type that may be `null` stays one.
 fn variants(document: &Value, schema: &Value) -> Vec<Value> {
@@ -222,11 +232,14 @@ fn whole(document: &Value, schema: &Value) -> Value {
 }
 
 fn add(sum: &mut Map<String, Value>, key: String, value: Value) {
-    match (sum.get_mut(&key), value) {
-        (Some(Value::Object(sum)), Value::Object(more)) => sum.extend(more),
-        (Some(Value::Array(sum)), Value::Array(more)) => sum.extend(more),
-        (Some(_), _) => {}
-        (None, value) => drop(sum.insert(key, value)),
+    let Some(there) = sum.get_mut(&key) else {
+        sum.insert(key, value);
+        return;
+    };
+    match (there, value) {
+        (Value::Object(sum), Value::Object(more)) => sum.extend(more),
+        (Value::Array(sum), Value::Array(more)) => sum.extend(more),
+        _ => {}
     }
 }
 
