@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use qga_proto::command::{
     Command as _, CommandInfo, FileStat, GuestFileOpen, XFileCommit, XFileCreate, XFileOpen,
+    XFileSync,
 };
 use serde::Serialize;
 use tokio::time::timeout;
@@ -199,8 +200,9 @@ async fn whole(
         .vm(vm.handle.id()));
     };
     body.pass_to(&upload, plan.place).await?;
+    let write_first = plan.place.is_end && vm.offers(&XFileSync::INFO).await?;
     let finish = match plan.place.is_end {
-        true => Finish::Commit(plan.commit(&upload, expect)),
+        true => Finish::Commit { commit: plan.commit(&upload, expect), write_first },
         false => Finish::Keep,
     };
     let conditional = plan.condition != Condition::None;

@@ -8,9 +8,9 @@ use std::time::Instant;
 use qga_proto::base64::Base64;
 use qga_proto::command::{
     AgentCommand, AgentInfo, COMMANDS, CommandInfo, CreatedFile, DirectoryEntry, Expected,
-    FileKind, FileList, FileReadBuilder, FileSeek, FileStat, FileWrite, GuestFileClose,
+    FileKind, FileList, FileReadBuilder, FileSeek, FileStat, FileSync, FileWrite, GuestFileClose,
     GuestFileOpen, GuestFileRead, GuestFileSeek, GuestFileWrite, GuestSync, OpenFile, XFileCommit,
-    XFileCreate, XFileList, XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat,
+    XFileCreate, XFileList, XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat, XFileSync,
 };
 use qga_proto::{Outcome, QgaError, Request, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -50,6 +50,8 @@ pub(crate) struct Disk {
     pub(crate) ran: Vec<&'static str>,
     /// Bytes that were read from each handle, in order.
     pub(crate) turns: Vec<i64>,
+    /// What is uploaded is not on disk yet.
+    pub(crate) writing: bool,
     /// Bytes of files that were read and written.
     pub(crate) moved: usize,
     /// Bytes that were moved when each ping arrived, and when it was answered.
@@ -306,6 +308,11 @@ impl Disk {
                 let XFileCreate { path, path_b64 } = request.arguments()?;
                 self.create(bytes(path, path_b64))?
             }),
+            "x-guest-file-sync" => {
+                let XFileSync { handle } = request.arguments()?;
+                self.handle(handle)?;
+                Outcome::value(&FileSync { done: !self.writing })
+            }
             "x-guest-file-commit" => Outcome::value(&self.commit(&request.arguments()?)?),
             "x-guest-file-list" => Outcome::value(&self.list(request.arguments()?)),
             "x-guest-file-mkdir" => {

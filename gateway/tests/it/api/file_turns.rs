@@ -10,6 +10,30 @@ const CHUNK: usize = 2 * PART;
 const MANY: usize = 5;
 
 #[tokio::test]
+async fn nobody_waits_for_a_disk_that_takes_its_time_with_an_upload() {
+    let agent = FileAgent::new(true);
+    agent.put("/f", b"old");
+    let gateway = gateway(&agent, "").await;
+    agent.disk().writing = true;
+    let data = noise(3 * PART);
+    let upload = tokio::spawn(gateway.ask("PUT", &content("/f")).text(data.clone()).send());
+    eventually("it is written to disk", || agent.ran("x-guest-file-sync") > 0).await;
+    for _ in 0..3 {
+        let asked = agent.ran("x-guest-file-sync");
+        gateway.ask("POST", "/vms/vm/ping").send().await.expect(200);
+        eventually("it is asked about again", || agent.ran("x-guest-file-sync") > asked).await;
+    }
+    assert_eq!(
+        (agent.ran("x-guest-file-commit"), agent.content("/f").unwrap()),
+        (0, b"old".to_vec())
+    );
+    agent.disk().writing = false;
+    upload.await.unwrap().expect(200);
+    assert!(agent.content("/f").unwrap() == data);
+    all_closed(&agent).await;
+}
+
+#[tokio::test]
 async fn whoever_comes_between_waits_for_one_chunk_at_most() {
     for (extended, up) in [(true, false), (true, true), (false, false), (false, true)] {
         let agent = FileAgent::new(extended);

@@ -14,6 +14,7 @@ mod dry_run;
 pub(crate) mod events;
 mod external;
 mod file_agent;
+mod file_faults;
 mod file_turns;
 mod files;
 mod freeze;
