@@ -25,7 +25,7 @@ pub(super) fn name_forms(schemas: &mut Map<String, Value>) {
 
 /// The one value that `type` has in a form.
 fn tag(form: &Value) -> Option<String> {
-    let parts = form["allOf"].as_array().map_or(std::slice::from_ref(form), Vec::as_slice);
+    let parts = form["allOf"].as_array().map_or_else(|| std::slice::from_ref(form), Vec::as_slice);
     let mut tags = parts.iter().map(|part| &part["properties"]["type"]["enum"]);
     let words = tags.find_map(Value::as_array)?;
     Some(words.first()?.as_str()?.to_owned())

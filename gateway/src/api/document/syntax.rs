@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 /// Of every operation, or of the one named; where, and the name; and what its schema has besides.
 type Rule = (Option<&'static str>, &'static str, &'static str, fn() -> Value);
 
-const RULES: [Rule; 23] = [
+const RULES: [Rule; 22] = [
     (None, "query", "timeout_seconds", || json!({"exclusiveMinimum": 0, "maximum": 3600})),
     (Some("start_process"), "query", "wait", || json!({"maximum": 3600})),
     (None, "query", "path", guest_path),
@@ -34,12 +34,6 @@ const RULES: [Rule; 23] = [
     (Some("read_output"), "query", "last_event_id", output_id),
     (Some("read_output"), "header", "last-event-id", output_id),
     (None, "header", "idempotency-key", || json!({"pattern": "^[!-~]{1,255}$"})),
-    (
-        None,
-        "header",
-        "cache-control",
-        || json!({"pattern": "^(no-cache|no-store|max-age=[0-9]{1,9})$"}),
-    ),
     (
         None,
         "header",
@@ -91,7 +85,7 @@ pub(super) fn complete(operation: &mut Value, schemas: &Value) {
         for (of, place, named, schema) in RULES {
             let meant = of.is_none_or(|of| name == of);
             if meant && parameter["in"] == place && parameter["name"] == named {
-                add(&mut parameter["schema"], schema());
+                add(&mut parameter["schema"], &schema());
             }
         }
         let words = match (name.as_str(), parameter["name"].as_str()) {
@@ -103,7 +97,7 @@ pub(super) fn complete(operation: &mut Value, schemas: &Value) {
     }
 }
 
-fn add(schema: &mut Value, more: Value) {
+fn add(schema: &mut Value, more: &Value) {
     for (key, value) in more.as_object().cloned().into_iter().flatten() {
         schema[key] = value;
     }
