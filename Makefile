@@ -1,6 +1,6 @@
 # Thin on purpose: each target is one script or one cargo command.
 
-.PHONY: demo test check deny bench openapi api-test fault-matrix deb deb-test oci
+.PHONY: demo test check deny bench openapi api-test fault-matrix large deb deb-test oci
 
 demo: ## A real VM frozen and thawed over HTTP, then yours to play with until Ctrl-C
 	@scripts/demo
@@ -28,6 +28,11 @@ api-test: ## Lint the OpenAPI document, make clients of it, and send what it all
 fault-matrix: ## Run every fault at every point of a freeze, and write what came of it to docs/fault-matrix.md
 	@cargo build --quiet --package qga-gateway --package qga-e2e --bins
 	@QGA_MATRIX=write cargo test --quiet --package qga-e2e --test it faults::matrix
+
+large: ## A GiB into a real VM and out again, with both agents; minutes under emulation
+	@cargo build --profile agent --quiet --package qga-agent
+	@cargo build --quiet --package qga-gateway --package qga-e2e --bins
+	@QGA_LARGE_MIB=1024 cargo test --quiet --package qga-e2e --test it rest_large -- --nocapture --test-threads=1
 
 deb: ## Debian packages of the gateway and the agent, in target/deb
 	@scripts/deb

@@ -7,7 +7,7 @@ use qga_proto::command::Right;
 use tokio::sync::watch;
 
 use super::tokens::Token;
-use super::{Identity, Rules, Target, TokenHash};
+use super::{FileRule, Identity, ProgramRule, Rules, Scope, Target, TokenHash};
 use crate::principal::Principal;
 
 /// The rules in force. Cheap to clone.
@@ -51,6 +51,16 @@ impl Authority {
     /// See [`Rules::allow`].
     pub(crate) fn allow(&self, who: &Identity, right: Right, vm: Target<'_>) -> bool {
         self.rules.borrow().allow(who, right, vm)
+    }
+
+    /// See [`Rules::files`].
+    pub(crate) fn files(&self, who: &Identity, right: Right, vm: Target<'_>) -> Scope<FileRule> {
+        self.rules.borrow().files(who, right, vm)
+    }
+
+    /// See [`Rules::programs`].
+    pub(crate) fn programs(&self, who: &Identity, vm: Target<'_>) -> Scope<ProgramRule> {
+        self.rules.borrow().programs(who, vm)
     }
 
     /// See [`Rules::show`].

@@ -1,7 +1,12 @@
 //! Programs as streams, with the real agent on this machine: no VM is needed to run programs.
 
 mod browser;
+<<<<<<< HEAD
+pub(crate) mod shell;
+=======
+mod limited;
 mod shell;
+>>>>>>> main
 
 use std::fs;
 use std::path::{Path, PathBuf};
