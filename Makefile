@@ -1,6 +1,6 @@
 # Thin on purpose: each target is one script or one cargo command.
 
-.PHONY: demo test check deny bench soak fuzz openapi fault-matrix large deb deb-test oci
+.PHONY: demo test check deny bench soak fuzz openapi api-test fault-matrix large deb deb-test oci
 
 demo: ## A real VM frozen and thawed over HTTP, then yours to play with until Ctrl-C
 	@scripts/demo
@@ -25,6 +25,11 @@ fuzz: ## Every parser and the HTTP layer, SECONDS=60 each; what does harm is kep
 
 openapi: ## Regenerate openapi/gateway.json from the router
 	@cargo run --quiet --package qga-gateway -- openapi > openapi/gateway.json.new && mv openapi/gateway.json.new openapi/gateway.json
+
+api-test: ## Lint the OpenAPI document, make clients of it, and send what it allows and what it does not
+	@cargo build --quiet --profile agent --package qga-agent
+	@cargo build --quiet --package qga-gateway --package qga-e2e --bins
+	@scripts/api-test
 
 fault-matrix: ## Run every fault at every point of a freeze, and write what came of it to docs/fault-matrix.md
 	@cargo build --quiet --package qga-gateway --package qga-e2e --bins

@@ -55,6 +55,11 @@ pub fn guest_directory() -> PathBuf {
     target_directory().join("guest")
 }
 
+/// Where scripts put programs that tests use and nothing installs.
+pub fn tools_directory() -> PathBuf {
+    target_directory().join("tools")
+}
+
 fn target_directory() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     workspace.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
@@ -64,7 +69,7 @@ fn target_directory() -> PathBuf {
 ///
 /// Without one it is [`missing`], and this is `None`.
 pub fn promtool() -> Option<PathBuf> {
-    let fetched = Some(target_directory().join("tools/promtool"));
+    let fetched = Some(tools_directory().join("promtool"));
     let found = fetched.filter(|path| path.is_file()).or_else(|| program("promtool"));
     if found.is_none() {
         missing("no promtool; run scripts/fetch-promtool");

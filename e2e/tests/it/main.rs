@@ -7,6 +7,8 @@ mod bench;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod families;

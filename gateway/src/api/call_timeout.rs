@@ -24,17 +24,18 @@ pub(super) struct CallTimeout {
 
 impl CallTimeout {
     pub(super) fn get(self) -> Option<Duration> {
-        // Checked when the request was taken apart.
-        self.timeout_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        // Checked when the request was taken apart. What rounds to nothing is some time still.
+        let timeout = self.timeout_seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+        timeout.map(|timeout| timeout.max(Duration::from_nanos(1)))
     }
 
     /// The same from a number, for operations with more in their query.
     pub(super) fn checked(app: &App, timeout_seconds: Option<f64>) -> Result<Self, Problem> {
         let most = app.limits().call_timeout_max;
-        let wrong = timeout_seconds.is_some_and(|seconds| {
-            !Duration::try_from_secs_f64(seconds).is_ok_and(|d| !d.is_zero() && d <= most)
-        });
-        if wrong {
+        let fits = |seconds: f64| {
+            seconds > 0.0 && Duration::try_from_secs_f64(seconds).is_ok_and(|d| d <= most)
+        };
+        if timeout_seconds.is_some_and(|seconds| !fits(seconds)) {
             return Err(Problem::bad_request(format!(
                 "Query parameter \"timeout_seconds\" must be more than 0 and at most {}.",
                 most.as_secs_f64()

@@ -41,7 +41,7 @@ pub(super) struct CommandPath {
 pub(super) struct CommandRequest {
     /// None if absent.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Object>, nullable = false)]
     arguments: StrictObject,
 }
 

@@ -1,5 +1,8 @@
 //! The OpenAPI document: the router's own, completed by the rules that hold for every operation.
 
+mod shapes;
+mod syntax;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
@@ -82,7 +85,10 @@ is closed.
 * Over the Unix socket the kernel names the caller, unless a request carries a bearer token. Over \
 TCP every operation needs one, save those that list no security. What a caller may do with which \
 VM the gateway's configuration says; a VM on which it has no right at all is `vm_not_found`.
-* Unknown members and query parameters are refused, so that nothing is ignored that was meant.
+* Unknown members and query parameters are refused, so that nothing is ignored that was meant. \
+Integers are written without a point or exponent.
+* The API only grows. Answers may get more members, and more words where there is one of a list: clients \
+take both.
 * `x-qga-right` is the right that an operation needs, `x-qga-command` the guest command that it \
 sends, `x-qga-problems` the codes that it can answer with.
 * Every answer carries `x-request-id`: the caller's own, or a new one; the log has it too.";
@@ -163,6 +169,10 @@ fn complete(document: &mut Value) {
     let codes: Vec<String> = Code::ALL.iter().map(|code| line(*code)).collect();
     document["components"]["schemas"]["ProblemCode"]["description"] =
         format!("What went wrong, for programs:\n\n* {}", codes.join("\n* ")).into();
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        shapes::name_forms(schemas);
+    }
+    document["servers"] = json!([{"url": "/", "description": "The gateway that serves this."}]);
     let schemas = document["components"]["schemas"].clone();
     let mut problems = Map::new();
     let paths = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
@@ -170,6 +180,8 @@ fn complete(document: &mut Value) {
         for (method, operation) in item.as_object_mut().into_iter().flatten() {
             complete_operation(method, operation, &mut problems);
             relax_body(operation, &schemas);
+            syntax::complete(operation, &schemas);
+            shapes::bytes(operation);
         }
     }
     document["components"]["responses"] = problems.into();

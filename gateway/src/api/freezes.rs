@@ -33,7 +33,7 @@ pub(super) struct FreezeList {
 #[schema(example = json!({"ttl_seconds": 60}))]
 pub(super) struct RenewRequest {
     /// As when the lease was made, if absent.
-    #[schema(minimum = 1, example = 60)]
+    #[schema(minimum = 1, maximum = 3600, example = 60)]
     ttl_seconds: Option<u64>,
 }
 

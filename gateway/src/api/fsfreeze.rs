@@ -41,10 +41,10 @@ pub(super) struct FsfreezeBody {
 pub(super) struct FreezeBody {
     /// How long the freeze may hold; then the gateway thaws by itself. 60 unless the gateway is
     /// configured otherwise, at most 3600 likewise.
-    #[schema(minimum = 1, example = 60)]
+    #[schema(minimum = 1, maximum = 3600, example = 60)]
     pub(super) ttl_seconds: Option<u64>,
     /// How long freezing may take. 30 unless configured otherwise, at most 600 likewise.
-    #[schema(minimum = 1, example = 30)]
+    #[schema(minimum = 1, maximum = 600, example = 30)]
     pub(super) freeze_timeout_seconds: Option<u64>,
     /// What to freeze; everything if absent.
     #[schema(min_items = 1, example = json!(["/", "/srv"]))]

@@ -36,10 +36,10 @@ pub(super) struct GroupBody {
     /// Whether all are thawed again if one does not freeze; true if absent.
     all_or_nothing: Option<bool>,
     /// As for one VM; it begins when the last VM is frozen.
-    #[schema(minimum = 1, example = 60)]
+    #[schema(minimum = 1, maximum = 3600, example = 60)]
     ttl_seconds: Option<u64>,
     /// As for one VM; it bounds the freezing of all.
-    #[schema(minimum = 1, example = 30)]
+    #[schema(minimum = 1, maximum = 600, example = 30)]
     freeze_timeout_seconds: Option<u64>,
     /// What to freeze in each VM; everything if absent.
     #[schema(min_items = 1)]

@@ -41,6 +41,7 @@ const MAX_PATH: usize = 4096;
 #[schema(example = json!({"method": "GET", "path": "/vms/web-1/processes/4711/output?stream=both"}))]
 pub(super) struct TicketRequest {
     /// `GET`.
+    #[schema(pattern = "^GET$")]
     method: String,
     /// The path with its query, exactly as it will be asked for, without the ticket:
     /// `/events`, `/vms/{id}/processes/{pid}/output` or `/vms/{id}/processes/{pid}/attach`.

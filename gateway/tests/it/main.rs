@@ -9,6 +9,8 @@ mod fake_qmp;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod released;
+#[cfg(test)]
 mod scripted;
 #[cfg(test)]
 mod state_files;

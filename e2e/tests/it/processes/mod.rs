@@ -22,7 +22,6 @@ const SOON: Duration = Duration::from_secs(30);
 pub(crate) struct Here {
     agent: Process,
     pub(crate) gateway: Gateway,
-    program: PathBuf,
     pub(crate) program: PathBuf,
     pub(crate) dir: TempDir,
 }
@@ -34,16 +33,10 @@ impl Here {
             missing("no qga-agent; run cargo build -p qga-agent");
             return None;
         }
-        Self::with(agent, config)
-    }
-
-    /// With this agent, which has to do with files and programs only: it runs on this machine.
-    pub(crate) fn with(agent: PathBuf, config: &str) -> Option<Self> {
-        let gateway = gateway_program()?;
         Self::with(&agent, config)
     }
 
-    /// With that agent, ours or a stock one.
+    /// With this agent, which has to do with files and programs only: it runs on this machine.
     pub(crate) fn with(agent: &Path, config: &str) -> Option<Self> {
         let program = gateway_program()?;
         let dir = TempDir::new().unwrap();

@@ -35,7 +35,7 @@ pub(in crate::api) struct FileHandlePath {
 #[schema(example = json!({"path": "/etc/hostname", "mode": "r"}))]
 pub(in crate::api) struct OpenRequest {
     /// The file in the guest. A relative path starts where the agent does.
-    #[schema(min_length = 1, max_length = 32767)]
+    #[schema(min_length = 1, max_length = 32767, pattern = "^[^\\u0000]+$")]
     path: String,
     /// As `fopen`: `r`, `w` or `a`, with `b` and `+`. `r` if absent.
     #[schema(pattern = "^[rwa](b?\\+?|\\+b)$")]

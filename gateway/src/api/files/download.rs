@@ -193,6 +193,10 @@ fn not_satisfiable(vm: &Vm, size: u64) -> Problem {
 /// `attachment`, so that no browser shows what a guest made as if it were the gateway's, with the
 /// file's name (RFC 6266): plain for old clients, and percent-encoded.
 fn disposition(path: &GuestPath) -> HeaderValue {
+    // Longer ones than a filesystem has would make a head that clients refuse.
+    if path.name().len() > 255 {
+        return HeaderValue::from_static("attachment");
+    }
     let name = String::from_utf8_lossy(path.name()).into_owned();
     let plain: String = name
         .chars()
@@ -230,5 +234,6 @@ mod tests {
         );
         assert!(of(b"/x/\xff").ends_with("filename*=UTF-8''%EF%BF%BD"));
         assert_eq!(of(b"/"), "attachment; filename=\"\"; filename*=UTF-8''");
+        assert_eq!(of(&[b'a'; 256]), "attachment");
     }
 }
