@@ -13,6 +13,8 @@ mod families;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod files_here;
+#[cfg(test)]
 mod fleet;
 #[cfg(test)]
 mod guests;

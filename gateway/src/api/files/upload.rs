@@ -6,8 +6,8 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use qga_proto::command::{
-    Command as _, CommandInfo, FileStat, GuestFileOpen, XFileCommit, XFileCreate, XFileOpen,
-    XFileSync,
+    Command as _, CommandInfo, FileStat, GuestFileClose, GuestFileFlush, GuestFileOpen,
+    XFileCommit, XFileCreate, XFileOpen, XFileSync,
 };
 use serde::Serialize;
 use tokio::time::timeout;
@@ -262,7 +262,11 @@ async fn in_place(vm: &Vm, plan: Plan, body: &mut Sent, extended: bool) -> Resul
     sent.map_err(|problem| problem.written(upload.written()))?;
     let Written { received, .. } = upload.finish(Finish::Close).await.map_err(|broken| {
         let Broken { error, received } = broken;
-        vm.transfer_failed(error).written(received)
+        // A stock agent has a buffer: what it took and could not write out in the end is anywhere.
+        let at_the_end = matches!(&error, TransferError::Call { command, .. }
+            if [GuestFileFlush::INFO.name, GuestFileClose::INFO.name].contains(&command.name));
+        let problem = vm.transfer_failed(error);
+        if at_the_end && !extended { problem } else { problem.written(received) }
     })?;
     let body = UploadBody {
         path: query.path.lossy().into_owned(),

@@ -427,8 +427,10 @@ impl Disk {
 
     fn x_open(&mut self, open: XFileOpen) -> Result<OpenFile, QgaError> {
         let number = self.find(&bytes(open.path, open.path_b64))?;
-        if self.files[&number].kind == FileKind::Directory {
-            return Err(error("EISDIR", "Is a directory"));
+        match self.files[&number].kind {
+            FileKind::Directory => return Err(error("EISDIR", "Is a directory")),
+            FileKind::Socket => return Err(error("ENXIO", "No such device or address")),
+            _ => {}
         }
         Ok(OpenFile { handle: self.new_handle(number, None), stat: self.stat(number) })
     }
