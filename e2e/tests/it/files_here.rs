@@ -31,7 +31,7 @@ fn stock() -> Option<Here> {
         missing("no qemu-ga");
         return None;
     };
-    Here::with(&agent, "")
+    Here::with(agent, "")
 }
 
 /// An answer of curl.

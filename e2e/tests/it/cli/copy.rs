@@ -9,7 +9,7 @@ use std::process::Stdio;
 use qga_e2e::until;
 
 use super::Cli;
-use crate::fleet::SOON;
+use crate::fleet::{SOON, gateway_program};
 use crate::processes::Here;
 
 /// Bytes with no period that a chunk could have.
@@ -34,7 +34,7 @@ struct Bed {
 
 impl Bed {
     fn over(here: Here) -> Self {
-        let cli = Cli::new(&here.program.with_file_name("qga-gateway"), here.gateway.socket());
+        let cli = Cli::new(&gateway_program().unwrap(), here.gateway.socket());
         let (guest, host) = (here.dir.path().join("guest"), here.dir.path().join("host"));
         fs::create_dir(&guest).unwrap();
         fs::create_dir(&host).unwrap();
@@ -222,7 +222,7 @@ fn a_killed_download_goes_on() {
 #[test]
 fn a_stock_agent_copies_too() {
     let Some(stock) = qga_testing::stock_agent() else { return };
-    let Some(here) = Here::with(&stock, "") else { return };
+    let Some(here) = Here::with(stock, "") else { return };
     let bed = Bed::over(here);
     let bytes = noise(300_000);
     fs::write(bed.host.join("up"), &bytes).unwrap();

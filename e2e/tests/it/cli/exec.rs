@@ -6,12 +6,12 @@ use std::process::Stdio;
 use qga_e2e::until;
 
 use super::{Cli, Ran, signal};
-use crate::fleet::SOON;
+use crate::fleet::{SOON, gateway_program};
 use crate::processes::Here;
 
 fn start() -> Option<(Here, Cli)> {
     let here = Here::start("")?;
-    let cli = Cli::new(&here.program.with_file_name("qga-gateway"), here.gateway.socket());
+    let cli = Cli::new(&gateway_program().unwrap(), here.gateway.socket());
     Some((here, cli))
 }
 
@@ -100,8 +100,8 @@ fn the_first_interrupt_is_passed_on_and_the_second_kills() {
 #[test]
 fn a_stock_agent_does_what_it_can() {
     let Some(stock) = qga_testing::stock_agent() else { return };
-    let Some(here) = Here::with(&stock, "") else { return };
-    let cli = Cli::new(&here.program.with_file_name("qga-gateway"), here.gateway.socket());
+    let Some(here) = Here::with(stock, "") else { return };
+    let cli = Cli::new(&gateway_program().unwrap(), here.gateway.socket());
     let ran = cli.run(["exec", "vm", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
     assert_eq!((ran.code, &*ran.out), (Some(7), "out\n"), "{ran:?}");
     assert!(ran.err.contains("runs a stock agent") && ran.err.ends_with("err\n"), "{ran:?}");

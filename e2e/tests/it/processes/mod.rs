@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(30);
 pub(crate) struct Here {
     agent: Process,
     pub(crate) gateway: Gateway,
-    pub(crate) program: PathBuf,
+    program: PathBuf,
     pub(crate) dir: TempDir,
 }
 
@@ -33,18 +33,17 @@ impl Here {
             missing("no qga-agent; run cargo build -p qga-agent");
             return None;
         }
-        Self::with(&agent, config)
+        Self::with(agent, config)
     }
 
     /// With this agent, which has to do with files and programs only: it runs on this machine.
-    pub(crate) fn with(agent: &Path, config: &str) -> Option<Self> {
-        let program = gateway_program()?;
+    pub(crate) fn with(agent: PathBuf, config: &str) -> Option<Self> {
+        let gateway = gateway_program()?;
         let dir = TempDir::new().unwrap();
-        let process = spawn(agent, dir.path());
+        let process = spawn(&agent, dir.path());
         let vms = [("vm".to_owned(), dir.path().join("vm.sock"))];
-        let gateway = Gateway::start_with(&program, dir.path(), config, &vms).unwrap();
-        let program = program.with_file_name("qga-agent");
-        let here = Self { agent: process, gateway, program, dir };
+        let gateway = Gateway::start_with(&gateway, dir.path(), config, &vms).unwrap();
+        let here = Self { agent: process, gateway, program: agent, dir };
         here.ready();
         Some(here)
     }
