@@ -385,8 +385,10 @@ impl Config {
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let invalid = |offset: usize, key: Option<String>, cause: &str| {
             let (line, found) = locate::locate(text, offset);
-            let key = key.unwrap_or(found);
+            // What stands there may be anything.
+            let key = crate::printable::label(&key.unwrap_or(found));
             let cause = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+            let cause = crate::printable::printable(&cause);
             ConfigError::Invalid { file: file.into(), line, key, cause }
         };
         let config: Self = toml::from_str(text).map_err(|error| {

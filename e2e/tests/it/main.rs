@@ -59,6 +59,8 @@ mod snapshot;
 #[cfg(test)]
 mod snippets;
 #[cfg(test)]
+mod soak;
+#[cfg(test)]
 mod suspend;
 #[cfg(test)]
 mod tap;

@@ -145,3 +145,25 @@ impl LeasePage {
         link + ">; rel=\"next\""
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_comes_as_a_place_is_one_or_refused() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/cursor");
+        qga_testing::fuzz(corpus.as_ref(), 4000, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let place = place(&text);
+            if let Ok(Place { created_ms, id }) = &place {
+                let again = super::place(&format!("{created_ms}.{id}"));
+                assert!(
+                    again.is_ok_and(|again| again.created_ms == *created_ms && again.id == *id)
+                );
+            }
+            let standing = standing(&text).is_ok();
+            u64::from(place.is_ok()) + 2 * u64::from(standing) + 4 * u64::from(limit(&text).is_ok())
+        });
+    }
+}

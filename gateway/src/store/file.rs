@@ -78,6 +78,12 @@ impl File {
     pub(super) fn open(path: &Path) -> Result<(Self, Loaded), LoadError> {
         let damaged = |reason| LoadError::Damaged { file: path.into(), reason };
         let unusable = |reason| LoadError::Unusable { file: path.into(), reason };
+        // redb takes an empty file for a new one, but leases may have been in it.
+        let fresh = match std::fs::metadata(path) {
+            Ok(found) if found.len() == 0 => return Err(damaged("it is empty".into())),
+            Ok(_) => false,
+            Err(_) => true,
+        };
         // redb may panic over a file that somebody has altered.
         let opened = guarded(|| {
             let database = builder(true).create(path).map_err(|error| match error {
@@ -99,7 +105,12 @@ impl File {
             let loaded = load(&database).map_err(|e| damaged(e.to_string()))?;
             Ok((database, loaded))
         });
-        let (database, loaded) = opened.unwrap_or_else(|panic| Err(damaged(panic)))?;
+        let opened = opened.unwrap_or_else(|panic| Err(damaged(panic)));
+        if fresh && opened.is_err() {
+            // What was begun for want of one would pass for a damaged one. It may not be there.
+            let _ = std::fs::remove_file(path);
+        }
+        let (database, loaded) = opened?;
         Ok((Self { path: Some(path.into()), database: Some(database) }, loaded))
     }
 

@@ -167,6 +167,25 @@ mod tests {
 
     const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
+    #[test]
+    fn whatever_comes_as_a_trace_is_one_or_none() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/trace");
+        qga_testing::fuzz(corpus.as_ref(), 4000, |bytes| {
+            let Ok(value) = HeaderValue::from_bytes(bytes) else { return 0 };
+            let parsed = parse(bytes);
+            if let Some((id, parent, _)) = &parsed {
+                let again = parse(format!("00-{id:?}-{parent:?}-01").as_bytes());
+                assert!(again.is_some_and(|(other, ..)| other == *id));
+            }
+            let headers = HeaderMap::from_iter([(TRACESTATE, value)]);
+            let state = state(&headers);
+            if let Some(state) = &state {
+                assert!(state.len() <= MAX_STATE && HeaderValue::try_from(state.as_str()).is_ok());
+            }
+            u64::from(parsed.is_some()) + 2 * u64::from(state.is_some())
+        });
+    }
+
     fn trace(parents: &[&str], states: &[&str]) -> Option<Trace> {
         let mut headers = HeaderMap::new();
         for parent in parents {

@@ -115,6 +115,12 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]
+    fn whatever_the_kernel_answers_does_no_harm() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/sock-diag");
+        qga_testing::fuzz(corpus.as_ref(), 4000, |bytes| u64::from(parse(bytes, 7).is_ok()));
+    }
+
+    #[test]
     fn tells_a_connection_that_waits_from_one_that_was_accepted() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("s");

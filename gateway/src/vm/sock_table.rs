@@ -197,6 +197,14 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]
+    fn whatever_the_kernel_answers_does_no_harm() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/sock-diag");
+        qga_testing::fuzz(corpus.as_ref(), 4000, |bytes| {
+            u64::from(take(bytes, &mut HashMap::new()).is_ok())
+        });
+    }
+
+    #[test]
     fn tells_who_listens_and_who_is_served() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("s");

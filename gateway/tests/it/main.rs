@@ -7,6 +7,8 @@ mod doctor;
 #[cfg(test)]
 mod fake_qmp;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod released;

@@ -45,6 +45,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whatever_comes_as_a_digest_is_checked_or_refused() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/repr-digest");
+        qga_testing::fuzz(corpus.as_ref(), 4000, |bytes| {
+            let Ok(value) = axum::http::HeaderValue::from_bytes(bytes) else { return 0u64 };
+            match digests(&HeaderMap::from_iter([(REPR_DIGEST, value)])) {
+                Ok(digests) => {
+                    assert!(!digests.is_empty(), "not checked: {bytes:?}");
+                    1
+                }
+                Err(_) => 2,
+            }
+        });
+    }
+
+    #[test]
     fn a_digest_that_cannot_be_checked_is_refused() {
         let of = |value: &str| {
             let mut headers = HeaderMap::new();

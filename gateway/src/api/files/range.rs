@@ -105,6 +105,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn whatever_comes_as_a_range_a_part_lies_within() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/range");
+        qga_testing::fuzz(corpus.as_ref(), 4000, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let wanted = [0, 1, 10, 1000, u64::MAX].map(|size| {
+                let wanted = Wanted::of(&text, size);
+                if let Wanted::Part { first, last } = wanted {
+                    assert!(first <= last && last < size, "{text:?} of {size}");
+                }
+                wanted
+            });
+            let place = Place::of(&text);
+            if let Some(Place { first, last, .. }) = place {
+                assert!(last.is_some_and(|last| first <= last), "{text:?}");
+            }
+            qga_testing::digest(format!("{wanted:?} {place:?}").replace(char::is_numeric, ""))
+        });
+    }
+
     proptest! {
         #[test]
         fn a_part_lies_within(range in "bytes=[0-9]{0,3}-[0-9]{0,3}(,[0-9]-)?", size in 0..1000u64) {

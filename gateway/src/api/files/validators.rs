@@ -206,6 +206,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn whatever_comes_as_a_condition_is_judged() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/conditions");
+        qga_testing::fuzz(corpus.as_ref(), 4000, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Some(tag) = Tag::parse(&text) {
+                assert_eq!(tag.text(), text, "another tag would match");
+            }
+            let Ok(value) = HeaderValue::from_bytes(bytes) else { return 0 };
+            let verdicts = [
+                header::IF_MATCH,
+                header::IF_NONE_MATCH,
+                header::IF_MODIFIED_SINCE,
+                header::IF_UNMODIFIED_SINCE,
+                header::IF_RANGE,
+            ]
+            .map(|name| {
+                let headers = HeaderMap::from_iter([(name, value.clone())]);
+                let stat = stat();
+                let tag = Tag::of(&stat);
+                let on = Condition::of(&headers).on(Some(&stat)).is_some();
+                let counts = range_counts(&headers, tag, modified(&stat));
+                (judge_read(&headers, tag, modified(&stat)), on, counts)
+            });
+            qga_testing::digest(format!("{verdicts:?}"))
+        });
+    }
+
     fn headers(name: &'static str, value: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());

@@ -186,6 +186,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whatever_a_monitor_says_does_no_harm() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/qmp");
+        qga_testing::fuzz(corpus.as_ref(), 4000, |bytes| {
+            let read = |size: usize| {
+                let mut lines = Lines::default();
+                bytes.chunks(size).for_each(|piece| lines.feed(piece));
+                let mut read = String::new();
+                while let Ok(Some(message)) = lines.next() {
+                    if let Message::Answer(Some(json)) = &message {
+                        let states = (run_state(json), port_open(json, "/run/vm.sock".as_ref()));
+                        read += &format!("{states:?}");
+                    }
+                    read += &format!("{message:?}");
+                }
+                read
+            };
+            let whole = read(bytes.len().max(1));
+            assert_eq!(whole, read(3), "pieces matter");
+            qga_testing::digest(whole)
+        });
+    }
+
+    #[test]
     fn lines_come_whole_however_they_are_cut() {
         let text = "{\"QMP\": {\"version\": {}, \"capabilities\": [\"oob\"]}}\r\n{\"return\": {}}\r\n\
                     {\"timestamp\": {\"seconds\": 1}, \"event\": \"STOP\"}\r\n\

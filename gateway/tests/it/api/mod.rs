@@ -1,5 +1,5 @@
 mod access;
-mod agent;
+pub(crate) mod agent;
 mod alerts;
 mod audit;
 mod bad_agent;
@@ -19,7 +19,7 @@ mod file_faults;
 mod file_turns;
 mod files;
 mod freeze;
-mod gateway;
+pub(crate) mod gateway;
 mod groups;
 mod idempotency;
 mod kept;

@@ -66,4 +66,22 @@ mod tests {
             assert_eq!(Place::parse(bad), None, "{bad}");
         }
     }
+    #[test]
+    fn whatever_comes_as_an_id_is_a_place_or_none() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/sse-id");
+        qga_testing::fuzz(corpus.as_ref(), 4000, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let place = Place::parse(&text);
+            if let Some(Place { at: [out, err], ended }) = place {
+                let end = if ended { "-end" } else { "" };
+                let again = Place::parse(&format!("{out}-{err}{end}"));
+                assert_eq!(again, Some(Place { at: [out, err], ended }));
+            }
+            let event = text.parse::<crate::vm::EventId>();
+            if let Ok(id) = event {
+                assert_eq!(id.to_string().parse(), Ok(id), "{text:?}");
+            }
+            u64::from(place.is_some()) + 2 * u64::from(event.is_ok())
+        });
+    }
 }
