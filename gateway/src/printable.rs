@@ -11,6 +11,11 @@ pub(crate) fn label(text: &str) -> String {
     cut(text, 128)
 }
 
+/// All of it, of what was cut to a limit before.
+pub(crate) fn escaped(text: &str) -> String {
+    cut(text, usize::MAX)
+}
+
 fn cut(text: &str, limit: usize) -> String {
     let mut out = String::with_capacity(text.len().min(limit));
     for (n, c) in text.chars().enumerate() {

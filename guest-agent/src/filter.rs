@@ -92,9 +92,12 @@ mod tests {
         };
         assert_eq!(
             off("guest-file-open"),
-            "guest-file-open stat list open create commit rename remove mkdir"
+            "guest-file-open stat list open create sync commit rename remove mkdir"
         );
-        assert_eq!(off("guest-file-write"), "guest-file-write create commit rename remove mkdir");
+        assert_eq!(
+            off("guest-file-write"),
+            "guest-file-write create sync commit rename remove mkdir"
+        );
         assert_eq!(off("guest-file-read"), "guest-file-read stat list open");
     }
 

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use super::access::Proof;
 use crate::audit::Audit;
 use crate::principal::Principal;
-use crate::printable::printable;
+use crate::printable::escaped;
 use crate::trace::{CallSpan, Trace};
 use crate::vm::{LeaseId, VmId};
 
@@ -98,7 +98,7 @@ impl RequestContext {
     /// The file or program that it is about: what is put on record in clear.
     pub(crate) fn is_about(&self, object: &str) {
         let end = object.floor_char_boundary(MAX_OBJECT);
-        self.object.get_or_init(|| printable(&object[..end]));
+        self.object.get_or_init(|| escaped(&object[..end]));
     }
 
     /// What it said, of which only a digest is put on record.

@@ -103,9 +103,10 @@ impl Front {
             let route = self.requests.route(request.uri().path());
             Told::begin(exporter, request.method(), route, &context)
         });
-        let trail = Trail::start(request.method(), request.uri(), &context, &self.audit);
+        let changes = self.changes(&request);
+        let trail = Trail::start(request.method(), request.uri(), &context, &self.audit, changes);
         let admitted = admitted.and_then(|proof| {
-            let refused = proof.is_some() && !request.method().is_safe() && self.audit.refuses();
+            let refused = proof.is_some() && changes && self.audit.refuses();
             if refused { Err(unrecorded()) } else { Ok(proof) }
         });
         let mut response = match admitted {
@@ -132,6 +133,14 @@ impl Front {
         trail.finish(&response);
         timed.answered(response.status());
         response
+    }
+
+    /// Whether it may change something. A terminal is opened with GET, as all WebSockets are, and
+    /// then takes input.
+    fn changes<B>(&self, request: &Request<B>) -> bool {
+        let path = request.uri().path();
+        !request.method().is_safe()
+            || path.ends_with("/attach") && self.requests.route(path).ends_with("/{pid}/attach")
     }
 
     /// Answers what never became a request.

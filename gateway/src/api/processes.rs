@@ -73,12 +73,16 @@ impl ProcessPath {
     /// The process, which may have to be looked for in the guest.
     async fn find(&self, caller: &Caller) -> Result<(Vm, Arc<Process>), Problem> {
         let vm = caller.vm(&self.id, Right::Exec)?;
-        if let Some(process) = vm.handle.process(self.pid) {
-            return Ok((vm, process));
+        let mut found = vm.handle.process(self.pid);
+        if found.is_none() {
+            vm.handle.find_processes().await;
+            found = vm.handle.process(self.pid);
         }
-        vm.handle.find_processes().await;
-        match vm.handle.process(self.pid) {
-            Some(process) => Ok((vm, process)),
+        match found {
+            Some(process) => {
+                caller.is_about(&process.program);
+                Ok((vm, process))
+            }
             None => Err(Problem::new(
                 Code::ProcessNotFound,
                 format!(
@@ -148,6 +152,9 @@ pub(super) async fn start_process(
     Query(query): Query<StartQuery>,
     Json(request): Json<ProcessRequest, MAX_START_BODY>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Answer<ProcessBody>), Problem> {
+    if let Some(program) = request.program() {
+        caller.is_about(program);
+    }
     let limit = CallTimeout::checked(caller.app(), query.timeout_seconds)?;
     let wait = wait(&caller, query.wait)?;
     let order = request.checked()?;

@@ -31,8 +31,9 @@ impl Trail {
         uri: &Uri,
         context: &Arc<RequestContext>,
         audit: &Audit,
+        changes: bool,
     ) -> Self {
-        let recorded = !is_public(uri.path()) && audit.takes(!method.is_safe());
+        let recorded = !is_public(uri.path()) && audit.takes(changes);
         let audit = recorded.then(|| audit.clone());
         // Without a reader, not even the path is copied.
         let wanted = audit.is_some() || tracing::enabled!(tracing::Level::ERROR);

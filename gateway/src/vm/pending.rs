@@ -113,6 +113,11 @@ impl Pending {
         self.work.priority() == Priority::Bulk
     }
 
+    /// Whether nobody has to wait for it.
+    pub(crate) fn yields(&self) -> bool {
+        matches!(&self.work, Work::Call { info, .. } if info.yields.is_some())
+    }
+
     /// Answers the caller, if it is still there.
     pub(crate) fn answer(self, result: Answer) {
         let _ = self.reply.send(result);

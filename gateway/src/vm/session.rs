@@ -33,15 +33,12 @@ use super::handle::{CallError, Pending, Vm, Work};
 use super::link::LinkState;
 use super::surplus::Surplus;
 use super::timer::Timer;
+use super::transfer::AHEAD;
 use crate::config::Mode;
 use crate::metrics::CommandOutcome;
 
 /// How much is read before other actors get a turn.
 const TURN_BYTES: usize = 256 << 10;
-
-/// Parts of files in flight at once: the next is there when the agent has done one, and whoever
-/// comes between waits for no more.
-const BULK_IN_FLIGHT: usize = 2;
 
 /// How long after a command without success response a sync asks whether it is done.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -320,7 +317,7 @@ impl<'a> Session<'a> {
                     self.start_sync()?;
                 }
                 Work::Call { .. } => {
-                    bulk += usize::from(pending.is_bulk());
+                    bulk += usize::from(pending.is_bulk() && !pending.yields());
                     self.send(pending, now);
                 }
             }
@@ -330,12 +327,12 @@ impl<'a> Session<'a> {
 
     /// Behind a virtio port, qemu-ga has been seen to stop for good over two large writes at once.
     fn bulk_allowed(&self, info: &CommandInfo) -> usize {
-        if info.changes_guest && !self.vm.has_extensions() { 1 } else { BULK_IN_FLIGHT }
+        if info.changes_guest && !self.vm.has_extensions() { 1 } else { AHEAD }
     }
 
     fn bulk_in_flight(&self) -> usize {
         let bulk = |(_, caller): &&(_, Caller)| match caller {
-            Caller::Pending(pending) => pending.is_bulk(),
+            Caller::Pending(pending) => pending.is_bulk() && !pending.yields(),
             Caller::Status | Caller::Info => false,
         };
         self.calls.iter().filter(bulk).count()

@@ -103,6 +103,14 @@ impl FileTable {
         begin().map_err(|e: Failure| e.to(format_args!("create '{}'", path.display())))
     }
 
+    /// Has an upload written to disk, beside everything else. True once that is done.
+    pub(crate) fn sync(&self, handle: i64) -> Result<bool, QgaError> {
+        let OpenFile { file, origin } = self.files.get(&handle).ok_or_else(|| not_open(handle))?;
+        let Origin::Upload(upload) = origin else { return Err(no_upload(handle)) };
+        let path = upload.path.display();
+        upload.sync(file).map_err(|e| e.to(format_args!("write '{path}' to disk")))
+    }
+
     /// Ends an upload by putting the file into its place.
     pub(crate) fn commit(
         &mut self,
@@ -113,8 +121,7 @@ impl FileTable {
         let OpenFile { file, origin } =
             self.files.get_mut(&handle).ok_or_else(|| not_open(handle))?;
         let Origin::Upload(upload) = origin else {
-            let text = format!("handle '{handle}' is none of x-guest-file-create");
-            return Err(QgaError::generic(text).with_errno(errno::name(Errno::INVAL)));
+            return Err(no_upload(handle));
         };
         let result = upload.commit(file, attributes, expected, self.umask, &self.leftovers);
         let path = upload.path.display();
@@ -147,6 +154,12 @@ impl FileTable {
         names::make_directory(&self.policy, path, mode, parents)
             .map_err(|e| e.to(format_args!("make directory '{}'", path.display())))
     }
+}
+
+/// The error for a handle of a file that has its name already.
+fn no_upload(handle: i64) -> QgaError {
+    let text = format!("handle '{handle}' is none of x-guest-file-create");
+    QgaError::generic(text).with_errno(errno::name(Errno::INVAL))
 }
 
 fn not_open(handle: i64) -> QgaError {

@@ -14,6 +14,7 @@ mod names;
 mod place;
 mod stat;
 mod upload;
+mod writeback;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

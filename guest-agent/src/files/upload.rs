@@ -19,13 +19,14 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, fstat, fsync, linkat, openat,
     renameat, renameat_with, unlinkat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::attributes::Attributes;
 use super::failure::Failure;
 use super::leftovers::Leftovers;
 use super::place::{IS_DIRECTORY, Place, kind, path_of, proc_path};
 use super::stat::{check, describe};
+use super::writeback::Writeback;
 use crate::policy::{OpenError, Policy};
 
 /// Bytes of a file's name that its temporary one repeats; 255 is what filesystems take.
@@ -42,6 +43,7 @@ pub(super) struct Upload {
     temporary: Option<Temporary>,
     /// It has its name, and so ends.
     pub(super) is_committed: bool,
+    writeback: Writeback,
 }
 
 /// A name for the time until the right one can be given.
@@ -76,7 +78,16 @@ impl Upload {
             Err(errno) => return Err(errno.into()),
         };
         let path = path.to_owned();
-        Ok((Self { path, place, temporary, is_committed: false }, file, old))
+        let writeback = Writeback::default();
+        Ok((Self { path, place, temporary, is_committed: false, writeback }, file, old))
+    }
+
+    /// Has `file` put on disk by a thread of its own. True once that is done.
+    pub(super) fn sync(&self, file: &OwnedFd) -> Result<bool, Failure> {
+        self.writeback.poll(|| {
+            let file = fcntl_dupfd_cloexec(file, 0)?;
+            Ok(move || fsync(&file))
+        })
     }
 
     /// Puts `file` on disk and into its place. If this fails, it can be tried again, unless it is in
@@ -89,6 +100,8 @@ impl Upload {
         umask: Mode,
         leftovers: &Leftovers,
     ) -> Result<FileStat, Failure> {
+        // The kernel tells of a failure once only.
+        self.writeback.result()?;
         let old = self.old(expected)?;
         attributes.give(file, &self.place, old.as_ref(), umask)?;
         fsync(file)?;
@@ -280,7 +293,8 @@ mod tests {
         rustix::io::write(&file, text.as_bytes()).unwrap();
         let temporary = Some(temporary);
         let path = path.to_owned();
-        (Upload { path, place, temporary, is_committed: false }, file, leftovers)
+        let writeback = Writeback::default();
+        (Upload { path, place, temporary, is_committed: false, writeback }, file, leftovers)
     }
 
     fn dirs() -> (tempfile::TempDir, PathBuf) {

@@ -1,4 +1,4 @@
-//! `x-guest-file-stat`, `-list`, `-open`, `-create`, `-commit`, `-rename`, `-remove`, `-mkdir`.
+//! `x-guest-file-stat`, `-list`, `-open`, `-create`, `-sync`, `-commit`, `-rename`, `-remove`, `-mkdir`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use qga_proto::base64::Base64Text;
 use qga_proto::command::{
-    Command, Expected, GuestFileWrite, XFileCommit, XFileCreate, XFileList, XFileMkdir, XFileOpen,
-    XFileRemove, XFileRename, XFileStat,
+    Command, Expected, FileSync, GuestFileWrite, XFileCommit, XFileCreate, XFileList, XFileMkdir,
+    XFileOpen, XFileRemove, XFileRename, XFileStat, XFileSync,
 };
 use qga_proto::{Outcome, QgaError, Request};
 
@@ -21,6 +21,7 @@ pub(super) const HANDLERS: &[Handler] = &[
     Handler { command: XFileList::INFO.name, place: Place::Files(list) },
     Handler { command: XFileOpen::INFO.name, place: Place::FilesIf(may_open, open) },
     Handler { command: XFileCreate::INFO.name, place: Place::Files(create) },
+    Handler { command: XFileSync::INFO.name, place: Place::Files(sync) },
     Handler { command: XFileCommit::INFO.name, place: Place::Files(commit) },
     Handler { command: XFileRename::INFO.name, place: Place::Files(rename) },
     Handler { command: XFileRemove::INFO.name, place: Place::Files(remove) },
@@ -72,6 +73,11 @@ fn create(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError>
     let (handle, path) = (created.handle, path.display());
     log::info(format_args!("x-guest-file-create, handle: {handle}, filepath: {path}"));
     Ok(Outcome::value(&created))
+}
+
+fn sync(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError> {
+    let XFileSync { handle } = arguments(request)?;
+    Ok(Outcome::value(&FileSync { done: files.sync(handle)? }))
 }
 
 fn commit(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError> {

@@ -308,3 +308,29 @@ fn an_upload_can_be_read_back_and_looked_at() {
     assert_eq!(errno, "EINVAL");
     assert_eq!(text, format!("handle '{other}' is none of x-guest-file-create"));
 }
+
+#[test]
+fn an_upload_is_written_to_disk_beside_everything_else_before_its_commit() {
+    let (_bed, agent, dir) = start();
+    let mut client = agent.connect();
+    let mut upload = Upload::new(&mut client, &dir.join("f")).written();
+    let arguments = json!({"handle": upload.handle});
+    let begun = std::time::Instant::now();
+    loop {
+        let said = upload.client.extension("x-guest-file-sync", &arguments).unwrap();
+        if said == json!({"done": true}) {
+            break;
+        }
+        assert_eq!(said, json!({"done": false}));
+        assert!(begun.elapsed().as_secs() < 20);
+    }
+    assert!(names(&dir).is_empty(), "it has no name yet");
+    upload.commit(json!({})).unwrap();
+    assert_eq!(fs::read(dir.join("f")).unwrap(), b"ABC");
+    let (errno, _) = client.extension("x-guest-file-sync", &arguments).unwrap_err();
+    assert_eq!(errno, "EBADF");
+    let other = client.extension("x-guest-file-open", &json!({"path": dir.join("f").to_str()}));
+    let arguments = json!({"handle": other.unwrap()["handle"]});
+    let (errno, text) = client.extension("x-guest-file-sync", &arguments).unwrap_err();
+    assert!(errno == "EINVAL" && text.ends_with("is none of x-guest-file-create"), "{text}");
+}

@@ -1,4 +1,4 @@
-//! Our agent's own commands for files: `x-guest-file-stat`, `-list`, `-open`, `-create`, `-commit`,
+//! Our agent's own commands for files: `x-guest-file-stat`, `-list`, `-open`, `-create`, `-sync`, `-commit`,
 //! `-rename`, `-remove`, `-mkdir`.
 //!
 //! A stock agent does not have them. Their errors carry the name of the error number
@@ -199,6 +199,28 @@ pub struct CreatedFile {
     /// What it will replace, as it is now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<FileStat>,
+}
+
+/// `x-guest-file-sync`: begins to write what there is of a created file to disk, so that its commit,
+/// for which everybody else waits, finds little left to write. Never waits: ask again until it says
+/// that it is done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XFileSync {
+    /// From `x-guest-file-create`.
+    pub handle: i64,
+}
+
+impl Command for XFileSync {
+    const INFO: CommandInfo =
+        CommandInfo { right: Right::FilesWrite, ..CommandInfo::query("x-guest-file-sync") };
+    type Return = FileSync;
+}
+
+/// What `x-guest-file-sync` answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSync {
+    /// What there was when it began is on disk.
+    pub done: bool,
 }
 
 /// `x-guest-file-commit`: writes a created file to disk and gives it its name, in one step. The

@@ -50,8 +50,9 @@ pub use self::file::{
     GuestFileOpen, GuestFileRead, GuestFileSeek, GuestFileWrite, MAX_READ_COUNT, Whence,
 };
 pub use self::file_ext::{
-    CreatedFile, DirectoryEntry, Expected, FileKind, FileList, FileStat, OpenFile, XFileCommit,
-    XFileCreate, XFileList, XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat,
+    CreatedFile, DirectoryEntry, Expected, FileKind, FileList, FileStat, FileSync, OpenFile,
+    XFileCommit, XFileCreate, XFileList, XFileMkdir, XFileOpen, XFileRemove, XFileRename,
+    XFileStat, XFileSync,
 };
 pub use self::filesystem::{FilesystemInfo, GuestFstrim, GuestGetFsinfo, TrimReport, TrimResult};
 pub use self::fsfreeze::{
@@ -300,6 +301,7 @@ pub const COMMANDS: &[CommandInfo] = &[
     XFileList::INFO,
     XFileOpen::INFO,
     XFileCreate::INFO,
+    XFileSync::INFO,
     XFileCommit::INFO,
     XFileRename::INFO,
     XFileRemove::INFO,

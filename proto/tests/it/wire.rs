@@ -8,7 +8,7 @@ use qga_proto::command::{
     GuestFileFlush, GuestFileOpen, GuestFileRead, GuestFileSeek, GuestFileWrite,
     GuestFsfreezeFreeze, GuestFsfreezeFreezeList, GuestFsfreezeStatus, GuestFsfreezeThaw,
     GuestInfo, GuestPing, GuestShutdown, ShutdownMode, Whence, XFileCommit, XFileCreate, XFileList,
-    XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat,
+    XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat, XFileSync,
 };
 use qga_proto::{Call, Client, ClientConfig, ClientEvent, Outcome, Server, SyncIds};
 
@@ -165,6 +165,7 @@ fn arguments_of_the_file_extensions() {
             json(&XFileCreate { path_b64, path: None }),
             "x-guest-file-create {\"path-b64\":\"L/8=\"}",
         ),
+        (json(&XFileSync { handle: 1000 }), "x-guest-file-sync {\"handle\":1000}"),
         (
             json(&XFileCommit { handle: 1000, ..XFileCommit::default() }),
             "x-guest-file-commit {\"handle\":1000}",

@@ -55,7 +55,7 @@ pub(crate) fn transfer_failed(vm: &VmHandle, frozen: bool, error: TransferError)
             ),
         )
         .outcome(Outcome::Failed, true),
-        TransferError::NotAFile { .. } => Problem::new(
+        TransferError::NotAFile { .. } | TransferError::NoPositions => Problem::new(
             Code::NotAFile,
             format!("On VM \"{id}\" that cannot be read as a whole: {error}."),
         )

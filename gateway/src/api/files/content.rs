@@ -134,6 +134,7 @@ async fn read(
     headers: &HeaderMap,
     with_body: bool,
 ) -> Result<Response, Problem> {
+    caller.is_about(&path.lossy());
     let vm = caller.vm(id, Right::FilesRead)?;
     let stat = vm.offers(&XFileOpen::INFO).await?;
     let info = if stat { &XFileOpen::INFO } else { &GuestFileOpen::INFO };
@@ -200,6 +201,7 @@ pub(in crate::api) async fn write_content(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    caller.is_about(&query.path.lossy());
     let vm = caller.vm(&id, Right::FilesWrite)?;
     let plan = upload::Plan::of(query, &headers)?;
     let mut body = upload::Sent::new(body);

@@ -128,6 +128,7 @@ pub(in crate::api) async fn show_file(
     Path(id): Path<String>,
     FileQuery(query): FileQuery<ShowQuery>,
 ) -> Result<Response, Problem> {
+    caller.is_about(&query.path.lossy());
     let vm = caller.vm(&id, Right::FilesRead)?;
     let ShowQuery { path, after, limit, follow } = query;
     let partial = own_partial(&caller, &vm, &path);
@@ -217,6 +218,7 @@ pub(in crate::api) async fn make_directory(
     FileQuery(MakeQuery { path, mode, parents }): FileQuery<MakeQuery>,
     _: NoBody,
 ) -> Result<StatusCode, Problem> {
+    caller.is_about(&path.lossy());
     let (path, path_b64) = path.members();
     let vm = caller.vm(&id, Right::FilesWrite)?;
     vm.call(XFileMkdir { path, path_b64, mode, parents }).await?;
@@ -270,6 +272,7 @@ pub(in crate::api) async fn rename_file(
     FileQuery(RenameQuery { path, to, replace }): FileQuery<RenameQuery>,
     _: NoBody,
 ) -> Result<StatusCode, Problem> {
+    caller.is_about(&format!("{} -> {}", path.lossy(), to.lossy()));
     let ((path, path_b64), (to, to_b64)) = (path.members(), to.members());
     let vm = caller.vm(&id, Right::FilesWrite)?;
     vm.call(XFileRename { path, path_b64, to, to_b64, replace }).await?;
@@ -345,6 +348,7 @@ async fn remove(
     path: &GuestPath,
     headers: &HeaderMap,
 ) -> Result<StatusCode, Problem> {
+    caller.is_about(&path.lossy());
     let vm = caller.vm(id, Right::FilesWrite)?;
     let expect = match Condition::of(headers) {
         Condition::OneOf(tags) => match &*tags {

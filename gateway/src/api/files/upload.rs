@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use qga_proto::command::{
     Command as _, CommandInfo, FileStat, GuestFileOpen, XFileCommit, XFileCreate, XFileOpen,
+    XFileSync,
 };
 use serde::Serialize;
 use tokio::time::timeout;
@@ -20,7 +21,7 @@ use crate::api::caller::Vm;
 use crate::api::error::{Code, Problem};
 use crate::principal::Principal;
 use crate::vm::transfer::{
-    Broken, CHUNK, Digests, Finish, GuestPath, InPlace, TransferError, Upload, UploadKey, Written,
+    Broken, Digests, Finish, GuestPath, InPlace, PART, TransferError, Upload, UploadKey, Written,
 };
 
 /// How long nothing may come of a body.
@@ -33,7 +34,7 @@ const DRAIN_BYTES: usize = 64 << 20;
 /// Where to, and how.
 #[derive(Debug)]
 pub(in crate::api) struct UploadQuery {
-    path: GuestPath,
+    pub(super) path: GuestPath,
     mode: Option<i64>,
     uid: Option<i64>,
     gid: Option<i64>,
@@ -199,8 +200,9 @@ async fn whole(
         .vm(vm.handle.id()));
     };
     body.pass_to(&upload, plan.place).await?;
+    let write_first = plan.place.is_end && vm.offers(&XFileSync::INFO).await?;
     let finish = match plan.place.is_end {
-        true => Finish::Commit(plan.commit(&upload, expect)),
+        true => Finish::Commit { commit: plan.commit(&upload, expect), write_first },
         false => Finish::Keep,
     };
     let conditional = plan.condition != Condition::None;
@@ -323,11 +325,11 @@ impl Sent {
             }
             while !data.is_empty() {
                 if chunk.capacity() == 0 {
-                    chunk.reserve_exact(CHUNK);
+                    chunk.reserve_exact(PART);
                 }
-                let piece = data.split_to(data.len().min(CHUNK - chunk.len()));
+                let piece = data.split_to(data.len().min(PART - chunk.len()));
                 chunk.extend_from_slice(&piece);
-                if chunk.len() == CHUNK && !upload.send(std::mem::take(&mut chunk)).await {
+                if chunk.len() == PART && !upload.send(std::mem::take(&mut chunk)).await {
                     return Ok(());
                 }
             }

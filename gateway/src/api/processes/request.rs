@@ -53,6 +53,11 @@ pub(in crate::api) struct ProcessRequest {
 }
 
 impl ProcessRequest {
+    /// What is put on record in clear: of the arguments only the program's name.
+    pub(super) fn program(&self) -> Option<&str> {
+        self.argv.first().map(String::as_str)
+    }
+
     pub(super) fn checked(self) -> Result<ProcessOrder, Problem> {
         let bad = |member: &str, why: &str| Problem::bad_member(member, why);
         if self.argv.is_empty() || self.argv.len() > 4096 {

@@ -16,15 +16,13 @@ use super::pump::{Pauses, Pump, lose};
 use super::sweep_later;
 use crate::config::Mode;
 use crate::vm::handle::VmHandle;
+use crate::vm::transfer::PART;
 use crate::vm::{CallError, CallOptions};
 
 const WAIT: Duration = Duration::from_secs(30);
 
 /// How much later than the guest's own time a wait is given up.
 const LATE: Duration = Duration::from_secs(10);
-
-/// The most that one read brings.
-const CHUNK: usize = 256 << 10;
 
 /// The most that is read of a stream before others get their turn.
 const TURN: usize = 1 << 20;
@@ -190,7 +188,7 @@ async fn read(vm: &VmHandle, process: &Process, stream: OutputStream) -> Result<
     while turn < TURN
         && let Some(wanted) = process.wants(stream).filter(|wanted| wanted.pending)
     {
-        let count = wanted.room.min(CHUNK);
+        let count = wanted.room.min(PART);
         let read = XExecRead { handle, stream, offset: wanted.offset, count: Some(count as u64) };
         let options = vm.options(&XExecRead::INFO);
         let options = CallOptions { reply_cap: count.div_ceil(3) * 4 + 4096, ..options };

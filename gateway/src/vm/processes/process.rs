@@ -7,15 +7,20 @@
 //!          link gone for too long
 //! ```
 
+mod reading;
+mod writing;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use qga_proto::command::{
-    CaptureOutput, ExecStatus, OutputState, OutputStream, Overflow, XExecInput, XExecProgram,
+    CaptureOutput, ExecStatus, OutputState, OutputStream, Overflow, XExecProgram,
 };
 use tokio::sync::{Notify, watch};
 
+pub(super) use self::reading::Next;
+pub use self::writing::Input;
 use super::stream::{MAX_OFFSET, Stream};
 use crate::principal::Principal;
 use crate::printable::printable;
@@ -95,18 +100,6 @@ struct Inner {
     next_reader: u64,
     input: Option<Input>,
     writer: u64,
-}
-
-/// Standard input, where it is open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Input {
-    /// Bytes that the guest has taken.
-    pub taken: u64,
-    /// Nothing more is taken.
-    pub closed: bool,
-    pub(super) room: u64,
-    /// Somebody waits for room.
-    pub(super) wanted: bool,
 }
 
 /// A process at one moment.
@@ -386,116 +379,8 @@ impl Process {
         (room > 0).then(|| Wanted { offset: kept.end(), room, pending })
     }
 
-    /// Whether somebody waits for room in its input.
-    pub(super) fn wants_input_room(&self) -> bool {
-        self.lock().input.is_some_and(|input| input.wanted && !input.closed && input.room == 0)
-    }
-
     pub(super) fn is_exited(&self) -> bool {
         self.lock().state != ProcessState::Running
-    }
-
-    pub(super) fn input_state(&self) -> Option<Input> {
-        self.lock().input
-    }
-
-    /// Somebody waits for room in its input, or not any more.
-    pub(super) fn want_room(&self, wanted: bool) {
-        if let Some(input) = &mut self.lock().input {
-            input.wanted = wanted;
-        }
-        self.pump.notify_one();
-    }
-
-    pub(super) fn input_took(&self, said: XExecInput) {
-        if let Some(input) = &mut self.lock().input {
-            input.taken = input.taken.max(said.taken.min(MAX_OFFSET));
-            input.room = said.room;
-            input.closed |= said.closed;
-        }
-        self.news.send_replace(());
-    }
-
-    /// A new writer; the one before is told.
-    pub(super) fn take_writer(&self) -> u64 {
-        let mut inner = self.lock();
-        inner.writer += 1;
-        let writer = inner.writer;
-        drop(inner);
-        self.news.send_replace(());
-        writer
-    }
-
-    pub(super) fn is_writer(&self, writer: u64) -> bool {
-        self.lock().writer == writer
-    }
-
-    pub(super) fn add_reader(&self, at: [Option<u64>; 2], max: usize) -> Option<u64> {
-        let mut inner = self.lock();
-        if inner.readers.len() >= max {
-            return None;
-        }
-        let reader = inner.next_reader;
-        inner.next_reader += 1;
-        inner.readers.push((reader, at));
-        Some(reader)
-    }
-
-    pub(super) fn remove_reader(&self, reader: u64) {
-        let mut inner = self.lock();
-        inner.readers.retain(|(id, _)| *id != reader);
-        self.note_taken(inner);
-    }
-
-    /// Notes that a reader has taken a stream up to `offset`.
-    fn took(&self, mut inner: MutexGuard<'_, Inner>, reader: u64, n: usize, offset: u64) {
-        if let Some((_, at)) = inner.readers.iter_mut().find(|(id, _)| *id == reader) {
-            at[n] = Some(offset);
-        }
-        self.note_taken(inner);
-    }
-
-    /// What the slowest reader has taken counts; without any, what was taken last.
-    fn note_taken(&self, mut inner: MutexGuard<'_, Inner>) {
-        let mut moved = false;
-        for n in [0, 1] {
-            let slowest = inner.readers.iter().filter_map(|(_, at)| at[n]).min();
-            let end = inner.streams[n].as_ref().map_or(0, Stream::end);
-            let slowest = slowest.map(|at| at.min(end)).filter(|at| *at > inner.taken[n]);
-            let Some(slowest) = slowest else { continue };
-            inner.taken[n] = slowest;
-            moved = true;
-        }
-        drop(inner);
-        if moved && self.overflow == Overflow::Wait {
-            self.pump.notify_one();
-        }
-    }
-
-    /// What comes next for a reader that stands at `at`.
-    pub(super) fn next(&self, reader: u64, stream: OutputStream, at: u64, max: usize) -> Next {
-        let n = index(stream);
-        let inner = self.lock();
-        let Some(kept) = &inner.streams[n] else { return Next::End };
-        let over = kept.eof || inner.complete;
-        match kept.read(at, max) {
-            Some((offset, bytes)) if offset == at => {
-                let end = offset + bytes.len() as u64;
-                self.took(inner, reader, n, end);
-                Next::Bytes(bytes)
-            }
-            Some((offset, _)) => {
-                self.took(inner, reader, n, offset);
-                Next::Gap(offset)
-            }
-            None if at < kept.end() => {
-                let end = kept.end();
-                self.took(inner, reader, n, end);
-                Next::Gap(end)
-            }
-            None if over => Next::End,
-            None => Next::Nothing,
-        }
     }
 
     /// Nothing panics under this lock.
@@ -511,16 +396,6 @@ pub(super) struct Wanted {
     pub(super) room: usize,
     /// There is something.
     pub(super) pending: bool,
-}
-
-/// What comes next for a reader.
-#[derive(Debug)]
-pub(super) enum Next {
-    Bytes(Vec<u8>),
-    /// Nothing is kept before this offset.
-    Gap(u64),
-    Nothing,
-    End,
 }
 
 impl fmt::Display for ProcessState {

@@ -85,6 +85,15 @@ impl GuestFile {
         }
     }
 
+    /// Whether it has positions at all; it is at its beginning then.
+    pub(super) async fn has_positions(&self) -> Result<bool, TransferError> {
+        match self.seek(0).await {
+            Ok(()) => Ok(true),
+            Err(TransferError::Call { source: CallError::Agent(_), .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Closes it now, for somebody who must know that the guest has what it was given.
     pub(super) async fn close(mut self) -> Result<(), TransferError> {
         let closed = self.call(GuestFileClose { handle: self.handle }).await;

@@ -12,7 +12,7 @@ use super::chunk::Read;
 use super::closing::GuestFile;
 use super::patience::Patience;
 use super::slots::Transfers;
-use super::{AHEAD, CHUNK, GuestPath, TransferError, detached};
+use super::{AHEAD, GuestPath, PART, TransferError, detached};
 use crate::vm::handle::VmHandle;
 
 /// A file that is open to be read.
@@ -47,6 +47,12 @@ impl Opened {
                 let open = GuestFileOpen { path: path.lossy().into(), mode: Some("r".into()) };
                 let (file, _) = GuestFile::open(&vm, slot, open, |handle| *handle).await?;
                 let end = file.end().await?;
+                // Without an end, it has at least a position: `/proc` and devices. What has none
+                // either is a pipe, a socket or a terminal. Read, a pipe without a writer would look
+                // like a file without content.
+                if end.is_none() && !file.has_positions().await? {
+                    return Err(TransferError::NoPositions);
+                }
                 // Where there is no end to go to, the position is where it was.
                 let at = end.is_none().then_some(0);
                 Ok(Self { file, stat: None, size: end.filter(is_size), at })
@@ -196,8 +202,8 @@ impl Reader {
     async fn ask(&mut self) -> Result<(), TransferError> {
         while self.sent.len() < AHEAD {
             let count = match self.to_ask {
-                Some(left) => usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK)),
-                None => CHUNK,
+                Some(left) => usize::try_from(left).map_or(PART, |left| left.min(PART)),
+                None => PART,
             };
             if count == 0 {
                 break;

@@ -18,6 +18,12 @@ pub(crate) enum TransferError {
     /// It is nothing that has a content.
     #[error("it is no file but a {}", kind_name(*.kind))]
     NotAFile { kind: FileKind },
+    /// It has no positions, which is all that an agent without extensions can tell.
+    #[error(
+        "it has no positions to go to, so it is a named pipe, a socket or a terminal (the agent in \
+         the guest cannot tell which)"
+    )]
+    NoPositions,
     /// The file ended before the size that it had.
     #[error("the file became shorter while it was read: {missing} bytes are missing")]
     Shorter { missing: u64 },

@@ -1,17 +1,19 @@
 //! Whole files, to and from guests, in chunks.
 //!
 //! ```text
-//!   api ── open ──▶ GuestFile ── start ──▶ task: ≤ 2 chunks in the queue ──▶ actor ──▶ guest
+//!   api ── open ──▶ GuestFile ── start ──▶ task: ≤ 2 parts in the queue ──▶ actor ──▶ guest
 //!    ▲                 │                     │
 //!    │                 │ dropped, at the     └─ frozen, paused: waits, then goes on
 //!    │                 ▼ end or anywhere
 //!    │              close, again until the guest says so
-//!    └──── at most 1 chunk waits for a client that does not read
+//!    └──── at most 1 part waits for a client that does not read
 //! ```
 //!
 //! A transfer is a task that owns its handle in the guest: however the request ends, the handle is
-//! closed. Its chunks have a lane of their own in the VM's queue, behind everything else, so that a
-//! freeze or a ping waits for the chunks on the wire and no more, and transfers take turns.
+//! closed. Its parts have a lane of their own in the VM's queue, behind everything else, and of all
+//! transfers of a VM together one chunk is on its way, in [`AHEAD`] parts: while one is answered the
+//! next one lies with the agent already. So a freeze or a ping waits for one chunk at most, the link
+//! is never idle, and transfers take turns.
 
 mod chunk;
 mod closing;
@@ -34,11 +36,18 @@ pub(crate) use self::kept::{UploadKey, partial};
 pub(crate) use self::slots::Transfers;
 pub(crate) use self::upload::{Broken, Finish, InPlace, Upload, Written};
 
-/// Bytes of a file in one command. A multiple of three, so that nothing is padded before the end.
+/// The most bytes of files that are on their way between a VM's agent and the gateway, and so what
+/// anybody else waits for.
 pub(crate) const CHUNK: usize = 3 << 16;
 
-/// Chunks of one transfer that are on their way: while one is answered the next is asked for.
-const AHEAD: usize = 2;
+/// In how many commands: while one is answered the next is asked for.
+pub(in crate::vm) const AHEAD: usize = 2;
+
+/// Bytes of a file, or of a program's output, in one command. A multiple of three, so that nothing is
+/// padded before the end.
+pub(crate) const PART: usize = CHUNK / AHEAD;
+
+const _: () = assert!(PART.is_multiple_of(3));
 
 /// Carries something through whose result has to be put away properly, also if nobody waits for
 /// it any more.

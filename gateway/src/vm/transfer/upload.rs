@@ -10,12 +10,14 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use qga_proto::command::{
     Command as _, FileStat, GuestFileFlush, GuestFileOpen, GuestFileWrite, XFileCommit,
-    XFileCreate, XFileOpen,
+    XFileCreate, XFileOpen, XFileSync,
 };
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::chunk::Write;
@@ -26,6 +28,10 @@ use super::slots::Transfers;
 use super::{AHEAD, Digests, GuestPath, TransferError, UploadKey, detached};
 use crate::vm::call::CallError;
 use crate::vm::handle::VmHandle;
+
+/// Between looks whether the guest's disk has what was uploaded: at first, and at most.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// How a file is opened that is written where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +48,12 @@ pub(crate) enum InPlace {
 #[derive(Debug)]
 pub(crate) enum Finish {
     /// Puts a created file in its place.
-    Commit(XFileCommit),
+    Commit {
+        /// How.
+        commit: XFileCommit,
+        /// By an agent that writes it to disk beforehand, beside everything else.
+        write_first: bool,
+    },
     /// Writes out and closes one that is written in place.
     Close,
     /// There is more to come, in another request.
@@ -370,7 +381,10 @@ impl Writer {
             return Err(broken(TransferError::Digest { algorithm }));
         }
         match finish {
-            Finish::Commit(commit) => {
+            Finish::Commit { commit, write_first } => {
+                if write_first {
+                    self.write_out().await.map_err(broken)?;
+                }
                 let stat = self.file.call(commit).await;
                 if stat.is_ok() {
                     self.file.forget();
@@ -384,6 +398,22 @@ impl Writer {
                 Ok(Written { stat: None, received })
             }
         }
+    }
+
+    /// Has the guest write to its disk what it has, which may take minutes, before the commit: that
+    /// is a change of the guest, and everybody else would wait for it.
+    async fn write_out(&self) -> Result<(), TransferError> {
+        let until = Instant::now() + self.file.options::<XFileCommit>().timeout;
+        let mut pause = FIRST_LOOK;
+        // After that the commit tries it.
+        while Instant::now() < until {
+            if self.file.call(XFileSync { handle: self.file.handle }).await?.done {
+                break;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+        Ok(())
     }
 
     /// Keeps what is there for a sender that comes back, if there can be a way to go on.

@@ -1,7 +1,7 @@
 //! What is on record of requests, and what must never be.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use qga_gateway::vm::LinkState;
@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::agent::Agent;
+use super::file_agent::FileAgent;
 use super::gateway::{BOUND, Gateway};
+use super::processes::programs::Programs;
 
 struct Audited {
     gateway: Gateway,
@@ -19,12 +21,25 @@ struct Audited {
 
 impl Audited {
     async fn with(agent: Agent, more: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("audit.jsonl");
-        let config = format!("[audit]\nfile = {file:?}\n{more}\n");
+        let (dir, file, config) = Self::config(more);
         let gateway = Gateway::configured(agent, &config).await;
         gateway.wait_for(LinkState::Ready).await;
         Self { gateway, file, _dir: dir }
+    }
+
+    async fn before(listen: impl Fn(&Path)) -> Self {
+        let (dir, file, config) = Self::config("");
+        let gateway = Gateway::before(listen, &config).await;
+        gateway.wait_for(LinkState::Ready).await;
+        gateway.known().await;
+        Self { gateway, file, _dir: dir }
+    }
+
+    fn config(more: &str) -> (TempDir, PathBuf, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("audit.jsonl");
+        let config = format!("[audit]\nfile = {file:?}\n{more}\n");
+        (dir, file, config)
     }
 
     async fn start() -> Self {
@@ -118,6 +133,67 @@ async fn reads_can_be_left_out() {
     audited.gateway.ask("POST", "/vms/vm/ping").send().await.expect(200);
     audited.of_path("/vms/vm/ping").await;
     assert!(!audited.text().contains("hostname"));
+    // A terminal is no read, though it is opened with GET.
+    audited.gateway.ask("GET", "/vms/vm/processes/1/attach").send().await;
+    audited.of_path("/vms/vm/processes/1/attach").await;
+}
+
+#[tokio::test]
+async fn files_and_programs_are_on_record_by_their_names_and_nothing_else_of_them() {
+    let secret = "cAnArY";
+    let agent = FileAgent::new(true);
+    let guest = agent.clone();
+    let audited = Audited::before(move |path| guest.listen(path)).await;
+    let at = |method: &str, path: &str| audited.gateway.ask(method, path);
+    let content = "/vms/vm/files/content";
+    at("PUT", &format!("{content}?path=/a%20b%1b")).text(secret).send().await.expect(201);
+    at("GET", &format!("{content}?path=/a%20b%1b")).send().await;
+    at("DELETE", &format!("{content}?path=/gone")).send().await;
+    let files = "/vms/vm/files";
+    at("GET", &format!("{files}?path=/shown")).send().await;
+    at("PUT", &format!("{files}?path=/new&kind=directory")).send().await;
+    at("PATCH", &format!("{files}?path=/new&to=/newer")).send().await;
+    at("DELETE", &format!("{files}?path=/newer")).send().await;
+    for (method, path, object) in [
+        ("PUT", content, "/a b\\u{1b}"),
+        ("GET", content, "/a b\\u{1b}"),
+        ("DELETE", content, "/gone"),
+        ("GET", files, "/shown"),
+        ("PUT", files, "/new"),
+        ("PATCH", files, "/new -> /newer"),
+        ("DELETE", files, "/newer"),
+    ] {
+        let of = |record: &Value| record["path"] == path && record["method"] == method;
+        assert_eq!(audited.record(of).await["object"], object, "{method} {path}");
+    }
+    assert!(!audited.text().contains(secret), "{}", audited.text());
+
+    let programs = Programs::extension();
+    let guest = programs.clone();
+    let audited = Audited::before(move |path| guest.listen(path)).await;
+    let body = json!({"argv": ["/bin/program", secret], "env": {"A": secret}, "stdin": secret,
+        "stdin_open": true});
+    let start = audited.gateway.ask("POST", "/vms/vm/processes").json(&body).send().await;
+    let pid = start.expect(201)["pid"].as_i64().unwrap();
+    programs.write(
+        programs.handle_of(pid),
+        qga_proto::command::OutputStream::Stdout,
+        secret.as_bytes(),
+    );
+    let of_it = format!("/vms/vm/processes/{pid}");
+    for (method, rest) in [("PUT", "/stdin"), ("POST", "/signal"), ("DELETE", "")] {
+        let ask = audited.gateway.ask(method, &format!("{of_it}{rest}"));
+        match rest {
+            "/stdin" => ask.text(secret).send().await,
+            "/signal" => ask.json(&json!({"signal": "TERM"})).send().await,
+            _ => ask.send().await,
+        };
+    }
+    for path in ["/vms/vm/processes", &format!("{of_it}/stdin"), &format!("{of_it}/signal"), &of_it]
+    {
+        assert_eq!(audited.of_path(path).await["object"], "/bin/program", "{path}");
+    }
+    assert!(!audited.text().contains(secret), "{}", audited.text());
 }
 
 #[tokio::test]
@@ -141,6 +217,10 @@ async fn where_records_are_required_nothing_changes_without_them() {
     let pings = audited.gateway.agent.times("guest-ping");
     audited.gateway.ask("POST", "/vms/vm/ping").send().await.problem(503, "audit_unwritable");
     assert_eq!(audited.gateway.agent.times("guest-ping"), pings);
+    // A terminal takes input, so it does more than read.
+    let attach = audited.gateway.ask("GET", "/vms/vm/processes/1/attach").send().await;
+    attach.problem(503, "audit_unwritable");
+    audited.gateway.ask("GET", "/vms/attach").send().await.problem(404, "vm_not_found");
     // What only reads goes on, and so does everything once there is room.
     audited.gateway.ask("GET", "/vms/vm").send().await.expect(200);
     fs::remove_dir(&audited.file).unwrap();

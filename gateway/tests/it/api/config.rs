@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use qga_gateway::config::Config;
+use qga_gateway::config::{Config, Limits, Timeouts};
 
 #[test]
 fn the_example_parses() {
@@ -20,6 +20,68 @@ fn the_example_parses() {
     assert_ne!(all, text);
     let config = Config::parse(&all, &path).unwrap_or_else(|e| panic!("{e}"));
     assert!(config.listen.tcp.is_some() && !config.vms.is_empty() && !config.discover.is_empty());
+    // Nobody reads there a default that is none.
+    let (limits, timeouts) = (Limits::default(), Timeouts::default());
+    assert_eq!(format!("{:?}", config.limits), format!("{limits:?}"));
+    assert_eq!(format!("{:?}", config.timeouts), format!("{timeouts:?}"));
+}
+
+/// The keys that a table knows, as it says itself when it is given another one.
+fn keys(table: &str) -> Vec<String> {
+    let text = format!("{table}\nno_such_key = 1\n");
+    let error = Config::parse(&text, "x.toml".as_ref()).unwrap_err().to_string();
+    let (_, expected) = error.split_once("expected ").unwrap_or_else(|| panic!("{table}: {error}"));
+    let keys: Vec<String> = expected.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect();
+    assert!(!keys.is_empty(), "{table}: {error}");
+    keys
+}
+
+#[test]
+fn every_key_that_there_is_stands_in_the_example() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/qga-gateway.toml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines = || text.lines().map(|line| line.strip_prefix("#=").unwrap_or(line));
+    let mut missing = Vec::new();
+    for key in keys("") {
+        let table = format!("[{key}]");
+        let is_there = lines().any(|line| {
+            line.contains(&table) || line.split_once(" = ").is_some_and(|l| l.0 == key)
+        });
+        if !is_there {
+            missing.push(key);
+        }
+    }
+    let tables = [
+        "[listen]",
+        "[listen.tls]",
+        "[audit]",
+        "[limits]",
+        "[timeouts]",
+        "[metrics]",
+        "[telemetry]",
+        "[[vm]]",
+        "[[listen_vm]]",
+        "[[discover]]",
+        "[[grant]]",
+        "[[token]]",
+    ];
+    for table in tables {
+        for key in keys(table) {
+            // In any table of that name.
+            let mut within = "";
+            let is_there = lines().any(|line| {
+                if line.starts_with('[') {
+                    within = line;
+                }
+                let own = within == table && line.split_once(" = ").is_some_and(|l| l.0 == key);
+                own || line == format!("{}.{key}]", table.trim_end_matches(']'))
+            });
+            if !is_there {
+                missing.push(format!("{table} {key}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "deploy/qga-gateway.toml says nothing of {missing:?}");
 }
 
 #[test]

@@ -8,14 +8,15 @@ use std::time::Instant;
 use qga_proto::base64::Base64;
 use qga_proto::command::{
     AgentCommand, AgentInfo, COMMANDS, CommandInfo, CreatedFile, DirectoryEntry, Expected,
-    FileKind, FileList, FileReadBuilder, FileSeek, FileStat, FileWrite, GuestFileClose,
+    FileKind, FileList, FileReadBuilder, FileSeek, FileStat, FileSync, FileWrite, GuestFileClose,
     GuestFileOpen, GuestFileRead, GuestFileSeek, GuestFileWrite, GuestSync, OpenFile, XFileCommit,
-    XFileCreate, XFileList, XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat,
+    XFileCreate, XFileList, XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat, XFileSync,
 };
 use qga_proto::{Outcome, QgaError, Request, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
@@ -49,6 +50,12 @@ pub(crate) struct Disk {
     pub(crate) ran: Vec<&'static str>,
     /// Bytes that were read from each handle, in order.
     pub(crate) turns: Vec<i64>,
+    /// What is uploaded is not on disk yet.
+    pub(crate) writing: bool,
+    /// Bytes of files that were read and written.
+    pub(crate) moved: usize,
+    /// Bytes that were moved when each ping arrived, and when it was answered.
+    pub(crate) pings: Vec<[usize; 2]>,
 }
 
 #[derive(Clone, Debug)]
@@ -155,16 +162,53 @@ impl FileAgent {
         });
     }
 
-    async fn serve(&self, mut stream: UnixStream) -> std::io::Result<()> {
-        let mut server = Server::new();
+    async fn serve(&self, stream: UnixStream) -> std::io::Result<()> {
+        let (from, to) = stream.into_split();
+        let (give, arrived) = mpsc::channel(64);
+        tokio::select! {
+            read = self.read_on(from, give) => read,
+            answered = self.answer_on(arrived, to) => answered,
+        }
+    }
+
+    /// Takes what comes, also while nothing is done, so that it is known when it came.
+    async fn read_on(
+        &self,
+        mut from: OwnedReadHalf,
+        give: mpsc::Sender<Vec<u8>>,
+    ) -> std::io::Result<()> {
+        const PING: &[u8] = b"\"guest-ping\"";
         let mut buffer = vec![0; 1 << 16];
+        loop {
+            let count = from.read(&mut buffer).await?;
+            if count == 0 {
+                break;
+            }
+            let bytes = buffer[..count].to_vec();
+            if bytes.windows(PING.len()).any(|window| window == PING) {
+                let mut disk = self.disk();
+                let moved = disk.moved;
+                disk.pings.push([moved, usize::MAX]);
+            }
+            if give.send(bytes).await.is_err() {
+                break;
+            }
+        }
+        // What has come is done all the same.
+        drop(give);
+        std::future::pending().await
+    }
+
+    async fn answer_on(
+        &self,
+        mut arrived: mpsc::Receiver<Vec<u8>>,
+        mut stream: OwnedWriteHalf,
+    ) -> std::io::Result<()> {
+        let mut server = Server::new();
         let mut held = self.0.held.subscribe();
         loop {
-            let count = stream.read(&mut buffer).await?;
-            if count == 0 {
-                return Ok(());
-            }
-            server.feed(&buffer[..count]);
+            let Some(bytes) = arrived.recv().await else { return Ok(()) };
+            server.feed(&bytes);
             while let Some(job) = server.poll(Instant::now(), &mut |_| true) {
                 let _ = held.wait_for(|held| !held).await;
                 let outcome = self.disk().run(job.info, &job.request);
@@ -210,6 +254,10 @@ impl Disk {
     fn run(&mut self, info: &CommandInfo, request: &Request) -> Outcome {
         if !info.is_sync() {
             self.ran.push(info.name);
+        }
+        if info.name == "guest-ping" {
+            let waiting = self.pings.iter_mut().find(|[_, answered]| *answered == usize::MAX);
+            waiting.expect("it has arrived")[1] = self.moved;
         }
         if self.frozen && !info.allowed_while_frozen {
             return Outcome::Error(QgaError::disabled(info.name));
@@ -260,6 +308,11 @@ impl Disk {
                 let XFileCreate { path, path_b64 } = request.arguments()?;
                 self.create(bytes(path, path_b64))?
             }),
+            "x-guest-file-sync" => {
+                let XFileSync { handle } = request.arguments()?;
+                self.handle(handle)?;
+                Outcome::value(&FileSync { done: !self.writing })
+            }
             "x-guest-file-commit" => Outcome::value(&self.commit(&request.arguments()?)?),
             "x-guest-file-list" => Outcome::value(&self.list(request.arguments()?)),
             "x-guest-file-mkdir" => {
@@ -389,6 +442,7 @@ impl Disk {
             }
         };
         self.turns.push(read.handle);
+        self.moved += builder.count();
         self.handles.get_mut(&read.handle).unwrap().at += builder.count();
         Ok(Outcome::Return(builder.finish(eof)))
     }
@@ -404,6 +458,7 @@ impl Disk {
         file.data.resize(file.data.len().max(at + bytes.len()), 0);
         file.data[at..at + bytes.len()].copy_from_slice(bytes);
         file.mtime_ns += 1;
+        self.moved += bytes.len();
         self.handles.get_mut(&handle).unwrap().at += bytes.len();
         Ok(FileWrite { count: i64::try_from(bytes.len()).unwrap(), eof: false })
     }
@@ -411,11 +466,14 @@ impl Disk {
     fn seek(&mut self, seek: &GuestFileSeek) -> Result<FileSeek, QgaError> {
         let Handle { file, at, .. } = self.handle(seek.handle)?;
         let file = &self.files[&file];
-        let regular = matches!(file.kind, FileKind::File | FileKind::BlockDevice);
-        let end = match file.says {
-            Some(says) => usize::try_from(says).unwrap(),
-            None if regular => file.data.len(),
-            None => return Err(error("ESPIPE", "failed to seek file: Illegal seek")),
+        let end = match (file.kind, file.says) {
+            (_, Some(says)) => usize::try_from(says).unwrap(),
+            (FileKind::File | FileKind::BlockDevice, _) => file.data.len(),
+            // As of `/dev/zero`.
+            (FileKind::CharDevice, _) => 0,
+            // As on ext4: the end is the greatest number.
+            (FileKind::Directory, _) => usize::try_from(i64::MAX).unwrap(),
+            _ => return Err(error("ESPIPE", "failed to seek file: Illegal seek")),
         };
         let from = [0, at, end][usize::try_from(seek.whence.number()).unwrap()];
         let position = i64::try_from(from).unwrap() + seek.offset;

@@ -16,7 +16,7 @@ use super::downloads::{all_closed, content, eventually, gateway, noise};
 use super::file_agent::FileAgent;
 use super::gateway::Gateway;
 
-const CHUNK: usize = 192 << 10;
+const CHUNK: usize = super::downloads::CHUNK;
 
 fn put(gateway: &Gateway, path: &str, data: &[u8]) -> Ask {
     gateway.ask("PUT", &content(path)).text(Bytes::copy_from_slice(data))
@@ -127,6 +127,7 @@ async fn conditions_are_checked_at_the_beginning_and_at_the_end() {
     eventually("it begins", || agent.ran("x-guest-file-create") > created || upload.is_finished())
         .await;
     upload.await.unwrap();
+    // Who makes no condition overwrites what came meanwhile.
     let mut stream = begin(&gateway, "/h", 3, b"ab").await;
     eventually("it begins", || agent.ran("x-guest-file-create") > created + 1).await;
     agent.put("/h", b"somebody else's");

@@ -14,6 +14,8 @@
 //!   zombie as long as anything else of its session is left; that keeps the number. It is looked
 //!   for again after ever longer pauses. Once nothing is left, nothing can come to be, the zombie
 //!   goes, and no signal is sent any more.
+//! * **A terminal that nobody attends is hung up.** Whoever looks after one asks about it all the time;
+//!   when the gateway has died, nobody would ever end a shell that waits for its next line.
 //! * **When the agent ends**, so do they: by [`Programs::end_all`], or after a SIGKILL by the next
 //!   agent, from the [`roster`].
 //!
@@ -55,6 +57,10 @@ const RING: usize = 256 << 10;
 const FLOOR: usize = 4 << 10;
 /// How long a finished program is kept that nobody asks about.
 const KEPT: Duration = Duration::from_secs(3600);
+/// How long a program with a terminal runs that nobody asks about.
+const UNATTENDED: Duration = Duration::from_secs(3600);
+/// Between SIGHUP and SIGKILL when nobody attends it.
+const HANG_UP: Duration = Duration::from_secs(5);
 /// Between SIGHUP and SIGKILL when the agent ends.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -98,7 +104,7 @@ impl Lives {
     pub(super) fn next_event(&self) -> Option<Instant> {
         let of_programs = self.records.values().flat_map(|live| {
             let kept = (live.is_known() && live.is_finished()).then(|| live.touched + KEPT);
-            [live.deadline, live.look.map(|(at, _)| at), kept]
+            [live.deadline, live.look.map(|(at, _)| at), kept, live.hangs_up()]
         });
         of_programs.flatten().chain(self.waits.next_end()).min()
     }

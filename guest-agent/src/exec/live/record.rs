@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 use qga_proto::command::{Known, OutputState, Overflow, XExecProgram};
 use rustix::event::epoll::EventFlags;
-use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group, waitid, waitpid,
+};
 
+use super::UNATTENDED;
 use super::input::Input;
 use super::ring::Ring;
 use super::source::Source;
@@ -109,6 +112,24 @@ impl Live {
     /// Whether it takes a place among the running programs.
     pub(in crate::exec) fn is_running(&self) -> bool {
         self.forgotten || !self.is_finished()
+    }
+
+    /// When it is hung up unless somebody asks about it.
+    pub(super) fn hangs_up(&self) -> Option<Instant> {
+        let attended = self.pty && !self.killing && !self.is_finished();
+        attended.then(|| self.touched + UNATTENDED)
+    }
+
+    /// SIGHUP to its group, and SIGKILL to what is left of it after `grace`.
+    pub(super) fn hang_up(&mut self, now: Instant, grace: Duration) {
+        self.killing = true;
+        self.look = Some((now + grace, grace));
+        // As long as it is not waited for, the number is its own.
+        if !self.reaped {
+            let _ = kill_process_group(self.pid, Signal::HUP);
+            // One that is stopped would not hear of it.
+            let _ = kill_process_group(self.pid, Signal::CONT);
+        }
     }
 
     /// Whether clients know of it.

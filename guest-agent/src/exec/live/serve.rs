@@ -13,7 +13,7 @@ use super::order::Fresh;
 use super::record::{Live, Output, Stdin, token};
 use super::ring::Ring;
 use super::source::Source;
-use super::{FLOOR, GRACE, KEPT, Order, RING, named};
+use super::{FLOOR, GRACE, HANG_UP, KEPT, Order, RING, named};
 use crate::exec::record::{ERRORS, INPUT, OUTPUT};
 use crate::exec::table::{END, Finished, PIECE, Work};
 use crate::exec::{self, Programs};
@@ -124,6 +124,7 @@ impl Programs {
         let is_due = |live: &Live| {
             live.deadline.is_some_and(|at| at <= now)
                 || live.look.is_some_and(|(at, _)| at <= now)
+                || live.hangs_up().is_some_and(|at| at <= now)
                 || live.is_known() && live.is_finished() && live.touched + KEPT <= now
         };
         let due: Vec<_> = self
@@ -137,6 +138,11 @@ impl Programs {
             let Some(live) = self.live.records.get_mut(&handle) else { continue };
             if live.is_known() && live.is_finished() && live.touched + KEPT <= now {
                 self.forget_live(handle);
+                continue;
+            }
+            if live.hangs_up().is_some_and(|at| at <= now) {
+                log::info(format_args!("'{}' is hung up: nobody attends its terminal", live.name));
+                live.hang_up(now, HANG_UP);
                 continue;
             }
             if live.deadline.is_some_and(|at| at <= now) {
@@ -184,12 +190,7 @@ impl Programs {
             live.drop_streams(&self.epoll);
             live.deadline = None;
             live.forgotten = true;
-            live.killing = true;
-            live.look = Some((now + GRACE, GRACE));
-            if !live.reaped {
-                let _ = kill_process_group(live.pid, Signal::HUP);
-                let _ = kill_process_group(live.pid, Signal::CONT);
-            }
+            live.hang_up(now, GRACE);
         }
         self.live.records.retain(|_, live| !live.reaped);
         self.live.ending = Some(done);

@@ -1,12 +1,12 @@
 use std::time::{Duration, Instant};
 
 use qga_proto::command::{
-    CaptureOutput, OutputStream, Overflow, XExecForget, XExecProgram, XExecRead, XExecStart,
-    XExecStarted,
+    CaptureOutput, OutputStream, Overflow, TerminalSize, XExecForget, XExecProgram, XExecRead,
+    XExecStart, XExecStarted,
 };
 use qga_proto::{Outcome, QgaError};
 
-use super::{FLOOR, KEPT, Order};
+use super::{FLOOR, KEPT, Order, UNATTENDED};
 use crate::exec::Limits;
 use crate::exec::table::tests::{Bench, LIMITS};
 use crate::worker::tests::{job, next};
@@ -135,6 +135,50 @@ fn one_that_nobody_asks_about_expires() {
     bench.turn_until(|programs| programs.live.records.is_empty().then_some(()));
     assert_eq!((bench.programs.held, bench.programs.finished.len()), (0, 0));
     assert_eq!(bench.programs.live.next_event(), None, "nothing wakes an idle agent up");
+}
+
+#[test]
+fn a_terminal_that_nobody_attends_is_hung_up() {
+    let pty = Some(TerminalSize { rows: 24, cols: 80 });
+    for (script, signal) in [("exec sleep 600", 1), ("trap '' HUP; echo; sleep 600; :", 9)] {
+        let mut bench = Bench::new(LIMITS);
+        let other = start(&mut bench, sh("exec sleep 600")).unwrap();
+        let handle = start(&mut bench, XExecStart { pty, ..sh(script) }).unwrap();
+        let key = u32::try_from(handle).unwrap();
+        // It says so once it has come to what it does.
+        let waits = script.contains("trap");
+        bench.turn_until(|programs| {
+            let said = programs.live.records[&key].describe(Instant::now()).stdout.unwrap().end > 0;
+            (said || !waits).then_some(())
+        });
+        let soonest = bench.programs.live.next_event().unwrap();
+        assert!(soonest > Instant::now() + UNATTENDED - Duration::from_secs(60));
+        for live in bench.programs.live.records.values_mut() {
+            live.touched = live.touched.checked_sub(UNATTENDED).unwrap();
+        }
+        // Whoever asks about it attends it.
+        let read = XExecRead { handle, stream: OutputStream::Stdout, offset: 0, count: None };
+        bench.programs.read_output(read).unwrap();
+        bench.programs.tick_live();
+        assert!(!bench.programs.live.records[&key].killing);
+        let live = bench.programs.live.records.get_mut(&key).unwrap();
+        live.touched = live.touched.checked_sub(UNATTENDED).unwrap();
+        bench.programs.tick_live();
+        if waits {
+            let live = bench.programs.live.records.get_mut(&key).unwrap();
+            let (at, grace) = live.look.unwrap();
+            assert!(at > Instant::now() && live.end.is_none());
+            live.look = Some((Instant::now(), grace));
+        }
+        wait_for_finished(&mut bench, handle);
+        assert_eq!(state(&bench, handle).unwrap().signal, Some(signal), "{script}");
+        // Without a terminal it runs until it ends.
+        assert!(!state(&bench, other).unwrap().exited);
+        for handle in [handle, other] {
+            bench.programs.forget(XExecForget { handle }).unwrap();
+        }
+        bench.turn_until(|programs| programs.live.records.is_empty().then_some(()));
+    }
 }
 
 #[test]

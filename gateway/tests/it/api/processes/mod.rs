@@ -2,7 +2,7 @@
 
 mod attach;
 mod input;
-mod programs;
+pub(super) mod programs;
 mod streams;
 mod tickets;
 
