@@ -125,7 +125,7 @@ pub(super) struct VmList {
 fn describe(vm: &VmHandle, lease: Option<Lease>) -> VmBody {
     VmBody {
         id: vm.id().to_string(),
-        labels: vm.labels().clone(),
+        labels: (*vm.labels()).clone(),
         link: vm.link().into(),
         agent: vm.capabilities().map(|c| AgentBody { version: printable(&c.version) }),
         freeze: lease.map(LeaseBody::from),
@@ -157,7 +157,7 @@ fn describe(vm: &VmHandle, lease: Option<Lease>) -> VmBody {
 pub(super) async fn list_vms(caller: Caller, page: Page) -> Response {
     let app = caller.app();
     let wanted =
-        |vm: &VmHandle| caller.may(vm, Right::Observe) && page.wants(vm.labels(), &vm.link());
+        |vm: &VmHandle| caller.may(vm, Right::Observe) && page.wants(&vm.labels(), &vm.link());
     let mut found = app.registry.list_after(page.after.as_deref()).into_iter().filter(wanted);
     let describe = |vm: VmHandle| describe(&vm, app.leases.active_on(vm.id()));
     let vms: Vec<_> = found.by_ref().take(page.limit).map(describe).collect();

@@ -35,8 +35,9 @@ pub(super) struct Rows {
     pub(super) leases: HashMap<LeaseId, Row>,
     /// Which lease holds a VM.
     pub(super) active: BTreeMap<VmId, LeaseId>,
-    /// In the order of their ends.
-    ended: VecDeque<LeaseId>,
+    /// In the order of their ends, with what each takes of memory.
+    ended: VecDeque<(LeaseId, usize)>,
+    ended_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -102,7 +103,7 @@ impl Table {
     pub(super) fn restore(&self, lease: Lease) -> Option<Controls> {
         let mut rows = self.rows();
         if lease.ended() {
-            rows.ended.push_back(lease.id.clone());
+            rows.keep(lease.id.clone(), lease.bytes());
             rows.leases.insert(lease.id.clone(), Row { lease, keeper: Line::dead() });
             self.forget_old(&mut rows);
             return None;
@@ -157,7 +158,8 @@ impl Table {
         }
         let ends = row.lease.ended() && !before;
         if ends {
-            rows.ended.push_back(id.clone());
+            let bytes = row.lease.bytes();
+            rows.keep(id.clone(), bytes);
             self.forget_old(rows);
         }
         let count = rows.active.len();
@@ -269,19 +271,30 @@ impl Table {
     fn forget_old(&self, rows: &mut Rows) {
         let limits = self.settings.limits();
         let now = SystemTime::now();
-        while let Some(id) = rows.ended.front() {
+        while let Some((id, _)) = rows.ended.front() {
             let ended = rows.leases.get(id).and_then(|row| row.lease.ended_at);
             // A clock that was set back makes nothing old.
             let age =
                 ended.map_or(limits.ended_lease, |at| now.duration_since(at).unwrap_or_default());
-            if rows.ended.len() <= limits.ended_leases && age < limits.ended_lease {
+            // One always stays: it is the answer to the thaw that has just ended it.
+            let full = rows.ended.len() > limits.ended_leases
+                || rows.ended_bytes > limits.ended_leases_bytes && rows.ended.len() > 1;
+            if !full && age < limits.ended_lease {
                 break;
             }
-            if let Some(id) = rows.ended.pop_front() {
+            if let Some((id, bytes)) = rows.ended.pop_front() {
+                rows.ended_bytes -= bytes;
                 rows.leases.remove(&id);
                 self.note(&id);
             }
         }
+    }
+}
+
+impl Rows {
+    fn keep(&mut self, id: LeaseId, bytes: usize) {
+        self.ended.push_back((id, bytes));
+        self.ended_bytes += bytes;
     }
 }
 

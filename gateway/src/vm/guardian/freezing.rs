@@ -14,7 +14,7 @@ use crate::vm::boottime::BootTime;
 use crate::vm::call::{CallError, CallOptions};
 use crate::vm::freeze::FreezeError;
 use crate::vm::handle::VmHandle;
-use crate::vm::lease::{AgentFreeze, Guard, LeaseState, Policy, ThawCause};
+use crate::vm::lease::{AgentFreeze, Guard, LeaseState, Policy, ThawCause, few};
 
 /// What a freeze said.
 enum Answer {
@@ -153,11 +153,8 @@ impl Guardian {
         let skipped = match &answer {
             Answer::Count(_) => Vec::new(),
             Answer::Leased(freeze) => {
-                self.facts.began = Some(AgentFreeze {
-                    boot_id: freeze.boot_id.clone(),
-                    instance: freeze.agent_instance.clone(),
-                    generation: freeze.generation,
-                });
+                let (boot, instance) = (freeze.boot_id.clone(), freeze.agent_instance.clone());
+                self.facts.began = Some(AgentFreeze::new(boot, instance, freeze.generation));
                 left_out(&freeze.filesystems)
             }
         };
@@ -180,6 +177,8 @@ impl Guardian {
         let now = BootTime::now();
         self.frozen_at = Some(now);
         let short = count < wanted || count == 0 || !skipped.is_empty();
+        let mut left = std::mem::take(&mut self.unknown);
+        left.extend(skipped.iter().map(|(path, _)| (*path).to_owned()));
         let facts = &mut self.facts;
         let named = self.plan.mountpoints.clone().unwrap_or_default();
         let began = facts.began.clone();
@@ -195,13 +194,11 @@ impl Guardian {
             for line in words(skipped) {
                 member.note(format!("not frozen: {line}"));
             }
-            member.skipped.extend(skipped.iter().map(|(path, _)| (*path).to_owned()));
             // Which ones were left out, a stock agent does not say; of none, all were.
             if count == 0 && skipped.is_empty() {
-                member.skipped.extend(named);
+                left.extend(named);
             }
-            member.skipped.sort_unstable();
-            member.skipped.dedup();
+            member.skipped = few(left);
             member.frozen_at = Some(SystemTime::now());
             member.frozen_boot = Some(now);
             member.agent = began;
