@@ -128,6 +128,14 @@ impl Gateway {
         self.process.ended()
     }
 
+    /// Sends it `signal`.
+    ///
+    /// # Errors
+    /// It has gone already.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
     /// Stops it in its own order: it thaws what it froze, and ends. Killed after `grace`.
     pub fn stop(&mut self, grace: Duration) -> Option<ExitStatus> {
         self.process.stop(grace)

@@ -41,11 +41,12 @@ pub(crate) fn initramfs(assets: &Assets, path: &Path) -> Result<()> {
     fs::write(path, cpio.finish()).context("writing the initramfs")
 }
 
-/// Makes the root disk at `path`, with `agent` and other `programs` in it.
+/// Makes the root disk at `path`, with `agent` and other `programs` in it, and `room` for more.
 pub(crate) fn root_disk(
     assets: &Assets,
     agent: &GuestAgent,
     programs: &[PathBuf],
+    room: u64,
     path: &Path,
 ) -> Result<()> {
     let staging = tempfile::tempdir()?;
@@ -99,7 +100,7 @@ pub(crate) fn root_disk(
         ),
     )?;
 
-    let mut size = ROOT_SIZE;
+    let mut size = ROOT_SIZE + room;
     for program in programs {
         let name = program.file_name().context("a program without a name")?;
         install(program, &root.join("bin").join(name))?;

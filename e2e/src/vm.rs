@@ -38,9 +38,16 @@ pub struct VmBuilder {
     agent: GuestAgent,
     programs: Vec<PathBuf>,
     measured: bool,
+    room: u64,
 }
 
 impl VmBuilder {
+    /// So many bytes more on the root disk.
+    pub fn room(mut self, bytes: u64) -> Self {
+        self.room = bytes;
+        self
+    }
+
     /// Another program for the guest's `/bin`. It must be static.
     pub fn program(mut self, program: &Path) -> Self {
         self.programs.push(program.to_owned());
@@ -68,7 +75,7 @@ impl VmBuilder {
     pub fn boot(self, assets: &Assets) -> Result<Vm> {
         let dir = self.dir;
         image::initramfs(assets, &dir.join("initramfs"))?;
-        image::root_disk(assets, &self.agent, &self.programs, &dir.join("root.img"))?;
+        image::root_disk(assets, &self.agent, &self.programs, self.room, &dir.join("root.img"))?;
         for disk in Disk::DATA {
             image::data_disk(disk, &dir)?;
         }
@@ -99,6 +106,7 @@ impl Vm {
             agent: GuestAgent::Stock,
             programs: Vec::new(),
             measured: false,
+            room: 0,
         }
     }
 

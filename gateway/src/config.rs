@@ -22,6 +22,7 @@
 //! thaw_seconds = 180
 //! ```
 
+mod cors;
 mod external;
 mod fields;
 mod limits;
@@ -43,6 +44,7 @@ use crate::audit::AuditConfig;
 use crate::rights::{GrantConfig, TokenConfig};
 use crate::vm::VmId;
 
+pub use cors::CorsConfig;
 pub use external::ExternalFreeze;
 pub(crate) use fields::absolute_or_none;
 pub use limits::{Limits, Timeouts};
@@ -75,6 +77,8 @@ pub struct Config {
     /// Who may do what.
     #[serde(rename = "grant")]
     pub grants: Vec<GrantConfig>,
+    /// Whose pages in browsers may talk to the gateway, besides its own.
+    pub cors: CorsConfig,
     /// Who did what goes on record here.
     pub audit: AuditConfig,
     /// Bounds on memory, time and numbers.
@@ -97,6 +101,7 @@ impl Default for Config {
             discover: Vec::new(),
             tokens: Vec::new(),
             grants: Vec::new(),
+            cors: CorsConfig::default(),
             audit: AuditConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),

@@ -71,6 +71,7 @@ pub async fn run(config: Config, file: &Path, inherited: Inherited) -> anyhow::R
         registry: registry.clone(),
         leases: leases.clone(),
         authority: authority.clone(),
+        cors: config.cors.clone(),
         audit: audit.clone(),
         replies,
         stopping: stopping.clone(),

@@ -92,13 +92,13 @@ mod tests {
         };
         assert_eq!(
             off("guest-file-open"),
-            "guest-file-open stat list open create sync commit rename remove mkdir"
+            "guest-file-open stat list open create sync commit rename remove mkdir beneath"
         );
         assert_eq!(
             off("guest-file-write"),
             "guest-file-write create sync commit rename remove mkdir"
         );
-        assert_eq!(off("guest-file-read"), "guest-file-read stat list open");
+        assert_eq!(off("guest-file-read"), "guest-file-read stat list open beneath");
     }
 
     #[test]

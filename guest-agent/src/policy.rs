@@ -1,11 +1,13 @@
-//! What commands may reach: the `[policy]` group of the configuration.
+//! What commands may reach: the `[policy]` group of the configuration, and what a request says of
+//! itself (`beneath`).
 //!
 //! A path stays below one of the prefixes because the kernel holds it there (`openat2`): neither
-//! `..` nor a symbolic link, even one made in between, leads out. The prefix itself is the
-//! operator's, and links in it are followed.
+//! `..` nor a symbolic link, even one made in between, leads out. A prefix of the configuration is
+//! the operator's, and links in it are followed. One of a request is not: whoever may write above
+//! it could put a link in its place.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::{self, Errno};
@@ -18,6 +20,8 @@ const ATTEMPTS: usize = 16;
 pub(crate) struct Policy {
     files: Option<Vec<PathBuf>>,
     programs: Option<Vec<PathBuf>>,
+    /// The prefixes are a request's too: no link is followed anywhere, and no `..`.
+    narrowed: bool,
 }
 
 /// Why a file was not opened.
@@ -25,6 +29,8 @@ pub(crate) struct Policy {
 pub(crate) enum OpenError {
     /// The rules forbid it.
     Forbidden,
+    /// The request itself does.
+    Outside,
     /// The kernel says no.
     Errno(Errno),
 }
@@ -32,7 +38,23 @@ pub(crate) enum OpenError {
 impl Policy {
     /// All paths are absolute and without `..`.
     pub(crate) fn new(files: Option<Vec<PathBuf>>, programs: Option<Vec<PathBuf>>) -> Self {
-        Self { files, programs }
+        Self { files, programs, narrowed: false }
+    }
+
+    /// These rules for a request that is to stay beneath `prefixes` besides.
+    pub(crate) fn narrowed_to(&self, prefixes: &[PathBuf]) -> Self {
+        let both = |own: &PathBuf| {
+            let inner = |prefix: &PathBuf| {
+                let deeper = prefix.starts_with(own).then_some(prefix);
+                deeper.or_else(|| own.starts_with(prefix).then_some(own)).cloned()
+            };
+            prefixes.iter().filter_map(inner).collect::<Vec<_>>()
+        };
+        let files = match &self.files {
+            None => prefixes.to_vec(),
+            Some(own) => own.iter().flat_map(both).collect(),
+        };
+        Self { files: Some(files), programs: None, narrowed: true }
     }
 
     /// The prefixes that files must lie below.
@@ -65,7 +87,8 @@ impl Policy {
         match self.file_paths() {
             None => retrying(|| open(path, flags, mode)).map_err(OpenError::Errno),
             Some(prefixes) => {
-                open_below(outermost(prefixes, path)?, path, flags, mode).map_err(outside)
+                let prefix = self.outermost(prefixes, path)?;
+                self.open_below(prefix, path, flags, mode).map_err(|errno| self.outside(errno))
             }
         }
     }
@@ -80,59 +103,89 @@ impl Policy {
         replaces: bool,
     ) -> Result<OwnedFd, OpenError> {
         let lookup = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let plain = |path: &Path| retrying(|| open(path, lookup, Mode::empty()));
         let Some(prefixes) = self.file_paths() else {
-            return plain(parent).map_err(OpenError::Errno);
+            return retrying(|| open(parent, lookup, Mode::empty())).map_err(OpenError::Errno);
         };
-        let prefix = outermost(prefixes, path)?;
+        let prefix = self.outermost(prefixes, path)?;
         let result = match parent.strip_prefix(prefix) {
-            Ok(rest) if rest.as_os_str().is_empty() => plain(prefix),
-            Ok(_) => open_below(prefix, parent, lookup, Mode::empty()),
-            Err(_) if replaces => plain(parent),
-            Err(_) => return Err(OpenError::Forbidden),
+            Ok(rest) if rest.as_os_str().is_empty() => self.open_root(prefix),
+            Ok(_) => self.open_below(prefix, parent, lookup, Mode::empty()),
+            Err(_) if replaces => self.open_root(parent),
+            Err(_) => return Err(self.refusal()),
         };
-        result.map_err(outside)
+        result.map_err(|errno| self.outside(errno))
     }
-}
 
-/// The prefix that `path` lies below. Of several the one that holds the others, since what lies
-/// below that can be renamed, and another prefix with it.
-fn outermost<'p>(prefixes: &'p [PathBuf], path: &Path) -> Result<&'p PathBuf, OpenError> {
-    let below = |prefix: &&PathBuf| path.is_absolute() && path.starts_with(prefix);
-    let found = prefixes.iter().filter(below).min_by_key(|prefix| prefix.components().count());
-    found.ok_or(OpenError::Forbidden)
-}
+    /// What is said of a path that the rules do not allow.
+    pub(crate) fn refusal(&self) -> OpenError {
+        if self.narrowed { OpenError::Outside } else { OpenError::Forbidden }
+    }
 
-/// What the kernel says of a link, and of the way out.
-fn outside(errno: Errno) -> OpenError {
-    match errno {
-        Errno::LOOP | Errno::XDEV => OpenError::Forbidden,
-        errno => OpenError::Errno(errno),
+    /// The prefix that `path` lies below. Of several the one that holds the others, since what lies
+    /// below that can be renamed, and another prefix with it.
+    fn outermost<'p>(
+        &self,
+        prefixes: &'p [PathBuf],
+        path: &Path,
+    ) -> Result<&'p PathBuf, OpenError> {
+        // Of two prefixes of which one is the operator's and one a request's, the path must lie
+        // below both, and with `..` the names alone do not tell.
+        let plain = !self.narrowed || !path.components().any(|part| part == Component::ParentDir);
+        let below = |prefix: &&PathBuf| plain && path.is_absolute() && path.starts_with(prefix);
+        let found = prefixes.iter().filter(below).min_by_key(|prefix| prefix.components().count());
+        found.ok_or_else(|| self.refusal())
+    }
+
+    /// What the kernel says of a link, and of the way out.
+    fn outside(&self, errno: Errno) -> OpenError {
+        match errno {
+            Errno::LOOP | Errno::XDEV => self.refusal(),
+            errno => OpenError::Errno(errno),
+        }
+    }
+
+    /// Kernels before 5.6 have no such call, and then nothing is opened.
+    fn open_below(
+        &self,
+        prefix: &Path,
+        path: &Path,
+        flags: OFlags,
+        mode: Mode,
+    ) -> io::Result<OwnedFd> {
+        // `path` starts with `prefix`; if that is all, the prefix is a file, or wanted as such.
+        let rest = path.strip_prefix(prefix).unwrap_or_else(|_| Path::new(""));
+        let (root, rest) = match (rest.as_os_str().is_empty(), prefix.parent(), prefix.file_name())
+        {
+            (true, Some(parent), Some(name)) if !flags.contains(OFlags::DIRECTORY) => {
+                (parent, Path::new(name))
+            }
+            (true, _, _) => (prefix, Path::new(".")),
+            (false, _, _) => (prefix, rest),
+        };
+        let root = self.open_root(root)?;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        // The kernel refuses a mode where nothing is created.
+        let mode = if flags.contains(OFlags::CREATE) { mode } else { Mode::empty() };
+        retrying(|| openat2(&root, rest, flags, mode, resolve))
+    }
+
+    /// Opens the directory that others are looked up in.
+    fn open_root(&self, path: &Path) -> io::Result<OwnedFd> {
+        let lookup = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if self.narrowed {
+            let resolve = ResolveFlags::NO_SYMLINKS;
+            return retrying(|| openat2(CWD, path, lookup, Mode::empty(), resolve));
+        }
+        retrying(|| open(path, lookup, Mode::empty()))
     }
 }
 
 impl OpenError {
     /// What clients read of the first.
     pub(crate) const FORBIDDEN: &str = "the agent's policy does not allow this path";
-}
-
-/// Kernels before 5.6 have no such call, and then nothing is opened.
-fn open_below(prefix: &Path, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-    // `path` starts with `prefix`; if that is all, the prefix is a file, or wanted as such.
-    let rest = path.strip_prefix(prefix).unwrap_or_else(|_| Path::new(""));
-    let (root, rest) = match (rest.as_os_str().is_empty(), prefix.parent(), prefix.file_name()) {
-        (true, Some(parent), Some(name)) if !flags.contains(OFlags::DIRECTORY) => {
-            (parent, Path::new(name))
-        }
-        (true, _, _) => (prefix, Path::new(".")),
-        (false, _, _) => (prefix, rest),
-    };
-    let lookup = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = retrying(|| rustix::fs::openat(CWD, root, lookup, Mode::empty()))?;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    // The kernel refuses a mode where nothing is created.
-    let mode = if flags.contains(OFlags::CREATE) { mode } else { Mode::empty() };
-    retrying(|| openat2(&root, rest, flags, mode, resolve))
+    /// And of the second.
+    pub(crate) const OUTSIDE: &str = "it does not lie beneath what the request allows, or links or \
+                                      '..' lead there, which are not followed";
 }
 
 fn retrying(mut call: impl FnMut() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
@@ -204,6 +257,35 @@ mod tests {
         let none = Policy::new(Some(Vec::new()), Some(Vec::new()));
         assert_eq!(try_open(&none, Path::new("/etc/passwd")), Err(OpenError::Forbidden));
         assert!(!none.may_exec(Path::new("/bin/sh")));
+    }
+
+    #[test]
+    fn a_request_narrows_the_rules_and_follows_no_link_of_the_operators() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        for name in ["a", "a/b", "a/b/c", "a/d", "e"] {
+            create_dir(dir.join(name)).unwrap();
+            write(dir.join(name).join("f"), "x").unwrap();
+        }
+        symlink("a", dir.join("link")).unwrap();
+        let at = |name: &str| dir.join(name);
+        let rules = policy(&[&at("a/b"), &at("link")]).narrowed_to(&[at("a"), at("e"), at("link")]);
+        try_open(&rules, &at("a/b/f")).unwrap();
+        try_open(&rules, &at("a/b/c/f")).unwrap();
+        // Not the operator's, not the request's, behind a link in a prefix, and up again.
+        for name in ["a/d/f", "e/f", "link/f", "link", "a/b/../d/f", "a/b/c/../f", "f"] {
+            assert_eq!(try_open(&rules, &at(name)), Err(OpenError::Outside), "{name}");
+        }
+        let rules = Policy::default().narrowed_to(&[at("a/b"), at("link/d")]);
+        try_open(&rules, &at("a/b/c/f")).unwrap();
+        for name in ["a/f", "link/d/f", "a/b/../b/f"] {
+            assert_eq!(try_open(&rules, &at(name)), Err(OpenError::Outside), "{name}");
+        }
+        let root = Policy::default().narrowed_to(&["/".into()]);
+        try_open(&root, &at("e/f")).unwrap();
+        assert_eq!(try_open(&root, &at("link/f")), Err(OpenError::Outside));
+        let magic = format!("/proc/self/cwd{}", at("e/f").display());
+        assert_eq!(try_open(&root, Path::new(&magic)), Err(OpenError::Outside));
     }
 
     #[test]

@@ -26,5 +26,6 @@ pub use self::client::{
     SyncIds,
 };
 pub use self::error::{ErrorClass, QgaError};
+pub use self::lines::newline;
 pub use self::request::{Outcome, Request};
 pub use self::server::{Job, Server, Ticket};

@@ -1,5 +1,7 @@
 //! What the tests of several crates share: skips that are seen, and where a `qemu-ga` is,
-//! and programs that end with their test.
+//! and programs that end with their test; and fuzzing.
+
+mod fuzz;
 
 use std::env;
 use std::ffi::OsStr;
@@ -8,6 +10,8 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
+
+pub use fuzz::{digest, fuzz};
 
 /// Notes that a test does nothing because something is missing that a script of this repository
 /// or a build provides.

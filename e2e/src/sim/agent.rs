@@ -1,8 +1,10 @@
 //! An agent's process and what it keeps in its state directory.
 
 mod answers;
+mod files;
 mod lists;
 mod old;
+mod programs;
 mod qga;
 mod stock;
 
@@ -77,7 +79,8 @@ pub(super) struct Agent {
     last: qga::Last,
     /// A freeze that has been received and not been run.
     freezing: Option<Freezing>,
-    files: answers::Files,
+    files: files::Files,
+    programs: programs::Programs,
 }
 
 #[derive(Debug)]
@@ -99,7 +102,8 @@ impl Agent {
             last_thaw: None,
             last: qga::Last::default(),
             freezing: None,
-            files: answers::Files::default(),
+            files: files::Files::default(),
+            programs: programs::Programs::default(),
         }
     }
 
@@ -107,7 +111,8 @@ impl Agent {
     pub(super) fn restart(&mut self, instance: String) {
         self.instance = instance;
         self.freezing = None;
-        self.files = answers::Files::default();
+        self.files.close_all();
+        self.programs = programs::Programs::default();
     }
 
     /// The guest was started anew: `/run` is empty, and a freeze of another boot is over.

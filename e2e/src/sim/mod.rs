@@ -28,6 +28,7 @@ mod machine;
 mod qemu;
 mod random;
 mod script;
+mod sink;
 
 pub use self::agent::Mode;
 pub use self::clock::Clock;
@@ -38,3 +39,4 @@ pub use self::machine::{Blueprint, Machine, Stop, Truth};
 pub use self::qemu::listen_on_stdin;
 pub use self::random::Random;
 pub use self::script::{Act, Commands, Latency, Moment, Rule};
+pub use self::sink::drain;

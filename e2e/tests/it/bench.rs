@@ -53,6 +53,18 @@ const GATEWAY_ROWS: [&str; 10] = [
     "… that the gateway adds, a log line each",
 ];
 
+const STREAM_ROWS: [&str; 9] = [
+    "download, qga-agent",
+    "upload, qga-agent",
+    "memory for a download of 32 MiB, at its peak",
+    "50 downloads at once: least share by greatest",
+    "… all together",
+    "… memory for each, at its peak",
+    "download, qemu-ga",
+    "upload, qemu-ga",
+    "memory for an upload of 32 MiB, at its peak",
+];
+
 #[test]
 fn a_quick_run_prints_every_row() {
     let bench = Path::new(env!("CARGO_BIN_EXE_qga-bench"));
@@ -82,6 +94,7 @@ fn a_quick_run_prints_every_row() {
         ("Agent: ", &AGENT_ROWS[..]),
         ("Gateway: one VM", &GATEWAY_ROWS),
         ("Gateway: 100 idle VMs", &IDLE_ROWS),
+        ("Gateway: files over HTTP", &STREAM_ROWS),
     ] {
         let titled = |table: &&Value| table["title"].as_str().unwrap().starts_with(title);
         let table = tables.iter().find(titled).expect(title);

@@ -63,6 +63,11 @@ pub(crate) struct Guest {
 impl Guest {
     /// Boots a guest whose agent answers soon; `None` after a line that says what is missing.
     pub(crate) fn boot(kind: Kind) -> Option<Self> {
+        Self::boot_with(kind, 0)
+    }
+
+    /// The same with so many bytes more on its root disk.
+    pub(crate) fn boot_with(kind: Kind, room: u64) -> Option<Self> {
         let assets = assets()?;
         let agent = match (kind, &assets.programs.agent) {
             (Kind::Stock, _) => GuestAgent::Stock,
@@ -74,7 +79,8 @@ impl Guest {
         };
         let dir = tempfile::Builder::new().prefix("qga-e2e-").tempdir().expect("a directory");
         let started = Instant::now();
-        let mut vm = Vm::builder(dir.path()).agent(agent).boot(assets).expect("a booted guest");
+        let mut vm =
+            Vm::builder(dir.path()).agent(agent).room(room).boot(assets).expect("a booted guest");
         eprintln!("{kind:?} booted in {:.1} s", started.elapsed().as_secs_f32());
         for disk in Disk::DATA {
             vm.control().wait_writing(disk, SOON).expect("a writer");
@@ -98,8 +104,13 @@ pub(crate) struct Served {
 impl Served {
     /// Boots a guest and waits until the gateway has found its agent; `None` as [`Guest::boot`].
     pub(crate) fn start(kind: Kind) -> Option<Self> {
+        Self::start_with(kind, 0)
+    }
+
+    /// The same with so many bytes more on the guest's root disk.
+    pub(crate) fn start_with(kind: Kind, room: u64) -> Option<Self> {
         let program = gateway_program()?;
-        let guest = Guest::boot(kind)?;
+        let guest = Guest::boot_with(kind, room)?;
         let gateway = start_gateway(&program, &guest);
         let target = RestTarget { rest: gateway.rest(), vm: "vm".to_owned() };
         let mut served = Self { gateway, guest, target };

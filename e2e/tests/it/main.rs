@@ -11,6 +11,8 @@ mod families;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod files_here;
+#[cfg(test)]
 mod fleet;
 #[cfg(test)]
 mod guests;
@@ -33,7 +35,11 @@ mod rest_files;
 #[cfg(test)]
 mod rest_freeze;
 #[cfg(test)]
+mod rest_large;
+#[cfg(test)]
 mod rest_power;
+#[cfg(test)]
+mod rest_programs;
 #[cfg(test)]
 mod rest_qmp;
 #[cfg(test)]

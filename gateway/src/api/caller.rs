@@ -1,5 +1,7 @@
 //! Who calls, and the only way for a handler to a VM or a lease: by naming the right it needs.
 
+mod limited;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use super::call_timeout::CallTimeout;
 use super::context::{RequestContext, TimedCall};
 use super::error::{Code, Problem, guest};
 use crate::principal::Principal;
-use crate::rights::Target;
+use crate::rights::{Identity, Target};
 use crate::vm::{CallError, CallOptions, Lease, Leases, VmHandle, VmId};
 
 /// An authenticated caller of one request.
@@ -48,6 +50,12 @@ pub(crate) fn unauthenticated() -> Problem {
 }
 
 impl Caller {
+    /// Who makes a request that is answered before its handler.
+    pub(super) fn of_request(app: &App, context: &Arc<RequestContext>) -> Result<Self, Problem> {
+        let proof = context.proof.clone().ok_or_else(unauthenticated)?;
+        Ok(Self { app: app.clone(), context: context.clone(), proof })
+    }
+
     pub(crate) fn principal(&self) -> &Principal {
         &self.proof.identity.principal
     }
@@ -71,8 +79,17 @@ impl Caller {
         let vm = self.find(id).ok_or_else(|| vm_not_found(id))?;
         self.context.concerns(vm.id());
         self.permit(vm.id(), Some(&*vm.labels()), right)?;
+        Ok(self.of(vm))
+    }
+
+    /// The VM as the caller may use it; which it must be allowed to.
+    fn of(&self, handle: VmHandle) -> Vm {
         let (app, context) = (self.app.clone(), self.context.clone());
-        Ok(Vm { app, context, handle: vm, timeout: None })
+        Vm { app, context, handle, timeout: None }
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.proof.identity
     }
 
     /// The lease of this id, for an operation that needs `right` on each of its VMs.
@@ -191,6 +208,9 @@ impl Caller {
         }
         if !self.app.authority.show(identity, target) {
             return Err(vm_not_found(id.as_str()));
+        }
+        if let Some(problem) = self.limited(target, right) {
+            return Err(problem);
         }
         Err(Problem::new(
             Code::Forbidden,

@@ -1,5 +1,7 @@
 //! `/vms/{id}/commands/{name}`: any command that an agent offers, as it is.
 
+use std::iter;
+
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use qga_proto::command::{
@@ -14,7 +16,8 @@ use super::document::CALL_PROBLEMS;
 use super::error::{Code, Outcome, Problem, guest, printable};
 use super::extract::{Json, Path};
 use super::strict::StrictObject;
-use crate::vm::{ProcessState, foreign};
+use crate::rights::Invocation;
+use crate::vm::{ProcessState, VmId, foreign};
 
 /// Room for what agents take in one message.
 pub(super) const MAX_COMMAND_BODY: usize = 68 << 20;
@@ -81,13 +84,10 @@ pub(super) async fn send_command(
     let vm = caller.vm(&id, Right::Raw)?.within(timeout);
     refuse_owned(&id, &name)?;
     let info = facts(&vm, &name).await?;
-    // Whoever may send anything still needs what the command by itself needs.
-    if info.right != Right::Observe {
-        caller.authorise(vm.handle.id(), info.right)?;
-    }
+    let arguments = request.arguments.text();
+    permit(&caller, vm.handle.id(), info, &arguments)?;
     vm.admit(info).await?;
     caller.sends(info.name);
-    let arguments = request.arguments.text();
     let timed = vm.time(info);
     if let Some(value) = program(&caller, &vm, info, &arguments).await? {
         return Ok(axum::Json(CommandBody { value }).into_response());
@@ -99,6 +99,45 @@ pub(super) async fn send_command(
     let body = [b"{\"return\":", value, b"}"].concat();
     let json = HeaderValue::from_static("application/json");
     Ok(([(header::CONTENT_TYPE, json)], body).into_response())
+}
+
+/// Whoever may send anything still needs what the command by itself needs.
+pub(super) fn permit(
+    caller: &Caller,
+    vm: &VmId,
+    info: &CommandInfo,
+    arguments: &str,
+) -> Result<(), Problem> {
+    match (info.right, info.name) {
+        (Right::Observe, _) => Ok(()),
+        // Only the agent knows it.
+        (Right::Raw, name) => caller.is_unlimited(vm, name),
+        (Right::Exec, name) if name == GuestExec::INFO.name => {
+            // What cannot be understood is for the agent to refuse, and nothing that rules allow.
+            let Ok(exec) = serde_json::from_str::<GuestExec>(arguments) else {
+                return caller.authorise(vm, Right::Exec);
+            };
+            let path = iter::once(&exec.path);
+            let argv: Vec<_> = path.chain(exec.arg.iter().flatten()).cloned().collect();
+            let wanted = Invocation {
+                argv: &argv,
+                env: exec.env.as_deref(),
+                cwd: None,
+                user: None,
+                stdin: exec.input_data.is_some(),
+                pty: false,
+            };
+            caller.runs(vm, &wanted)
+        }
+        (Right::Exec, name) if name == GuestExecStatus::INFO.name => {
+            let asked = serde_json::from_str::<GuestExecStatus>(arguments).ok();
+            match asked.is_some_and(|status| caller.uses_number(vm, status.pid)) {
+                true => Ok(()),
+                false => caller.authorise(vm, Right::Exec),
+            }
+        }
+        (right, _) => caller.authorise(vm, right),
+    }
 }
 
 /// Programs that are started and asked for by their bare commands: they have a place among the

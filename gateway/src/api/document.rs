@@ -183,12 +183,13 @@ fn takes_key(method: &str, operation: &Value) -> bool {
 }
 
 /// The paths on which a POST takes an `Idempotency-Key`.
-pub(super) fn keyed_paths(api: &utoipa::openapi::OpenApi) -> Vec<String> {
+pub(super) fn keyed_paths(api: &utoipa::openapi::OpenApi) -> Vec<(String, String)> {
     // As above: its serialization cannot fail.
     let document = serde_json::to_value(api).unwrap_or_default();
     let paths = document["paths"].as_object().into_iter().flatten();
     let keyed = paths.filter(|(_, item)| takes_key("post", &item["post"]));
-    keyed.map(|(path, _)| path.clone()).collect()
+    let right = |item: &Value| item["post"]["x-qga-right"].as_str().unwrap_or_default().to_owned();
+    keyed.map(|(path, item)| (path.clone(), right(item))).collect()
 }
 
 const KEY_DESCRIPTION: &str = "\
@@ -203,7 +204,7 @@ fn complete_operation(method: &str, operation: &mut Value, problems: &mut Map<St
     let keyed = takes_key(method, operation);
     let mut codes = vec!["bad_request", "forbidden", "internal_error", "not_acceptable"];
     if !public {
-        codes.push("unauthenticated");
+        codes.extend(["unauthenticated", "too_many_requests"]);
     }
     if matches!(method, "post" | "put" | "patch" | "delete") {
         codes.extend(["body_too_large", "request_timeout", "unsupported_media_type"]);
@@ -265,6 +266,7 @@ fn problem_response(codes: &[Code]) -> Value {
             Code::AgentUnavailable
             | Code::QueueFull
             | Code::TooManySubscribers
+            | Code::TooManyRequests
             | Code::TooManyProcesses
             | Code::TooManyTickets
             | Code::TooManyTransfers

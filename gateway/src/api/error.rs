@@ -114,6 +114,8 @@ pub enum Code {
     TooManyTickets,
     /// As many follow the events, or the output of a process, as may.
     TooManySubscribers,
+    /// The caller asks more often than it may.
+    TooManyRequests,
     /// The request line and the headers are over the limit.
     HeadTooLarge,
     /// A defect of the gateway.
@@ -136,7 +138,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 56] = [
+    pub const ALL: [Self; 57] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -184,6 +186,7 @@ impl Code {
         Self::TooManyTickets,
         Self::TooManySubscribers,
         Self::TooManyFailures,
+        Self::TooManyRequests,
         Self::HeadTooLarge,
         Self::InternalError,
         Self::CommandUnsupported,
@@ -266,6 +269,9 @@ impl Code {
             }
             Self::TooManyFailures => {
                 (S::TOO_MANY_REQUESTS, "too_many_failures", "Too many wrong credentials")
+            }
+            Self::TooManyRequests => {
+                (S::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests")
             }
             Self::HeadTooLarge => (
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,

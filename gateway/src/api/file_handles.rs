@@ -18,10 +18,18 @@ use arguments::{
     FileHandle, FileHandlePath, MAX_WRITE_BODY, OpenRequest, ReadRequest, SeekRequest, WriteRequest,
 };
 
+/// The right that opening needs, by the request's body; that of writing if that cannot be told.
+pub(super) fn right(body: &[u8]) -> Right {
+    let request = serde_json::from_slice::<OpenRequest>(body).ok();
+    let checked = request.and_then(|request| request.checked().ok());
+    checked.map_or(Right::FilesWrite, |(_, right)| right)
+}
+
 /// Open a file in the guest
 ///
 /// `guest-file-open`. Handles outlive connections: close them. Reading needs the right
-/// `files_read`, every other mode `files_write`.
+/// `files_read`, every other mode `files_write`. Whoever has those for some files only uses
+/// `/vms/{id}/files/content`, since a handle knows no path.
 #[utoipa::path(
     post,
     path = "/vms/{id}/file-handles",

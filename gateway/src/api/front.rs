@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::http::{HeaderMap, HeaderValue, Request, header};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -18,6 +18,8 @@ use super::caller::unauthenticated;
 use super::context::{REQUEST_ID, RequestContext, RequestIds};
 use super::error::{Code, Problem};
 use super::idempotency::Keyed;
+use super::origin::{Origin, Origins};
+use super::pace::Pace;
 use super::tickets::{self, Tickets};
 use super::told::Told;
 use super::trail::Trail;
@@ -53,12 +55,25 @@ pub struct Front {
     tickets: Option<Tickets>,
     audit: Audit,
     exporter: Option<Exporter>,
+    origins: Origins,
+    pace: Option<Pace>,
 }
 
 impl Front {
     pub(crate) fn new(router: Router, requests: Arc<RequestFigures>) -> Self {
         let (ids, audit) = (Arc::new(RequestIds::new()), Audit::default());
-        Self { router, ids, keyed: None, requests, tickets: None, audit, exporter: None }
+        let (origins, pace) = (Origins::default(), None);
+        Self {
+            router,
+            ids,
+            keyed: None,
+            requests,
+            tickets: None,
+            audit,
+            exporter: None,
+            origins,
+            pace,
+        }
     }
 
     /// Keeps the answers to requests that carry an `Idempotency-Key`.
@@ -81,6 +96,16 @@ impl Front {
         Self { exporter, ..self }
     }
 
+    /// Lets pages of these hosts in, besides the gateway's own.
+    pub(super) fn let_in(self, origins: Origins) -> Self {
+        Self { origins, ..self }
+    }
+
+    /// Refuses those who ask too often.
+    pub(super) fn paced(self, pace: Pace) -> Self {
+        Self { pace: Some(pace), ..self }
+    }
+
     /// Answers one request of a connection whose callers prove themselves by `access`.
     pub async fn handle<B>(&self, access: &Access, mut request: Request<B>) -> Response
     where
@@ -93,7 +118,9 @@ impl Front {
             let ticket = tickets::take(&mut request)?;
             Some(tickets.redeem(&ticket, request.method(), request.uri()))
         });
-        let admitted = admit(access, &request, ticket);
+        let from = self.origins.of(request.headers(), request.uri());
+        let admitted = admit(access, &request, ticket, &from);
+        let preflight = from.is_preflight(&request) && admits_host(access, &request).is_ok();
         let proof = admitted.as_ref().ok().cloned().flatten();
         let trace = Trace::of(request.headers(), self.exporter.is_some());
         let exporter = self.exporter.as_ref().filter(|_| trace.as_ref().is_some_and(|t| t.sampled));
@@ -107,9 +134,16 @@ impl Front {
         let trail = Trail::start(request.method(), request.uri(), &context, &self.audit, changes);
         let admitted = admitted.and_then(|proof| {
             let refused = proof.is_some() && changes && self.audit.refuses();
-            if refused { Err(unrecorded()) } else { Ok(proof) }
+            if refused {
+                return Err(unrecorded());
+            }
+            if let (Some(pace), Some(proof)) = (&self.pace, &proof) {
+                pace.check(&proof.identity.principal, &request)?;
+            }
+            Ok(proof)
         });
         let mut response = match admitted {
+            _ if preflight => StatusCode::NO_CONTENT.into_response(),
             Ok(Some(proof)) => match self.keyed.as_ref().filter(|k| k.takes(&request)) {
                 Some(keyed) => {
                     // Boxed: few requests carry a key, and all others are not to make room for it.
@@ -124,6 +158,7 @@ impl Front {
             Err(problem) => problem.into_response(),
         };
         mark(&mut response, context.id.clone());
+        self.origins.mark(&from, preflight, &mut response);
         if let Some(trace) = &context.trace {
             response.headers_mut().insert(TRACEPARENT, trace.traceparent());
         }
@@ -135,7 +170,7 @@ impl Front {
         response
     }
 
-    /// Whether it may change something. A terminal is opened with GET, as all WebSockets are, and
+    /// Whether it may change something. A terminal is opened with GET, as all `WebSocket`s are, and
     /// then takes input.
     fn changes<B>(&self, request: &Request<B>) -> bool {
         let path = request.uri().path();
@@ -229,9 +264,11 @@ fn admit<B>(
     access: &Access,
     request: &Request<B>,
     ticket: Option<Result<Proof, Problem>>,
+    from: &Origin,
 ) -> Result<Option<Proof>, Problem> {
     let (headers, path) = (request.headers(), request.uri().path());
-    access.check_host(request.version(), request.uri(), headers)?;
+    admits_host(access, request)?;
+    from.check(request.method())?;
     let proof = match ticket.map_or_else(|| access.prove(headers), |proof| proof.map(Some)) {
         Ok(None) if !is_public(path) => return Err(unauthenticated()),
         Err(_) if is_public(path) => None,
@@ -246,12 +283,14 @@ fn admit<B>(
     Ok(proof)
 }
 
+fn admits_host<B>(access: &Access, request: &Request<B>) -> Result<(), Problem> {
+    access.check_host(request.version(), request.uri(), request.headers())
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
     use std::sync::Mutex;
-
-    use axum::http::StatusCode;
 
     use super::super::error::ProblemNote;
     use super::*;

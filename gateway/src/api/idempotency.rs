@@ -3,7 +3,9 @@
 //! In front of the router, so that no operation can forget it: which ones take a key is read off
 //! the OpenAPI document. See [`crate::replies`] for what is kept and when it is on disk.
 
-use std::fmt::Write as _;
+mod rights;
+
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -12,6 +14,8 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt as _;
 use sha2::{Digest as _, Sha256};
 
+use super::App;
+use super::caller::Caller;
 use super::commands::MAX_COMMAND_BODY;
 use super::context::RequestContext;
 use super::error::{Code, Outcome, Problem, ProblemNote, printable};
@@ -20,8 +24,8 @@ use super::front::Front;
 use super::lease;
 use super::processes::MAX_START_BODY;
 use crate::principal::Principal;
-use crate::replies::{BeginError, Begun, InHand, Replies, Reply, When};
-use crate::vm::{LeaseState, Leases};
+use crate::replies::{BeginError, Begun, InHand, Reply, When};
+use crate::vm::LeaseState;
 
 pub(super) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -48,17 +52,25 @@ pub(super) fn unchanged(answer: Result<impl IntoResponse, Problem>) -> Response 
 }
 
 /// Answers requests that carry a key. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Keyed {
-    replies: Replies,
-    leases: Leases,
+    app: App,
     paths: Arc<[KeyedPath]>,
+}
+
+impl fmt::Debug for Keyed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyed").field("paths", &self.paths).finish_non_exhaustive()
+    }
 }
 
 /// An operation's path as the document has it, cut at slashes.
 #[derive(Debug)]
 struct KeyedPath {
+    template: String,
     parts: Vec<String>,
+    /// As the document says it.
+    right: String,
     when: When,
 }
 
@@ -67,12 +79,14 @@ struct KeyedPath {
 struct Unchanged;
 
 impl Keyed {
-    pub(super) fn new(replies: Replies, leases: Leases, paths: Vec<String>) -> Self {
-        let cut = |path: String| KeyedPath {
-            parts: path.split('/').map(str::to_owned).collect(),
-            when: if MAKE_LEASES.contains(&&*path) { When::WithLease } else { When::AtOnce },
+    pub(super) fn new(app: App, paths: Vec<(String, String)>) -> Self {
+        let cut = |(template, right): (String, String)| KeyedPath {
+            parts: template.split('/').map(str::to_owned).collect(),
+            when: if MAKE_LEASES.contains(&&*template) { When::WithLease } else { When::AtOnce },
+            right,
+            template,
         };
-        Self { replies, leases, paths: paths.into_iter().map(cut).collect() }
+        Self { app, paths: paths.into_iter().map(cut).collect() }
     }
 
     /// Whether that request is to be answered here.
@@ -94,7 +108,7 @@ impl Keyed {
         context: Arc<RequestContext>,
         principal: &Principal,
     ) -> Response {
-        match self.begin(request, principal).await {
+        match self.begin(request, &context, principal).await {
             Ok(Started::Here(response)) => response,
             Ok(Started::First(mut in_hand, request)) => {
                 context.has_key(in_hand.name());
@@ -113,6 +127,7 @@ impl Keyed {
     async fn begin(
         &self,
         request: Request<Body>,
+        context: &Arc<RequestContext>,
         principal: &Principal,
     ) -> Result<Started, Problem> {
         let key = key(request.headers())?;
@@ -132,7 +147,14 @@ impl Keyed {
         let query = parts.uri.query().unwrap_or_default();
         let fingerprint = digest(&[query.as_bytes(), &body]);
         let when = self.path(path).map_or(When::AtOnce, |keyed| keyed.when);
-        match self.replies.begin(&name, &fingerprint, when).await.map_err(|e| not_begun(&e))? {
+        let begun = self.app.replies.begin(&name, &fingerprint, when).await;
+        let begun = begun.map_err(|e| not_begun(&e))?;
+        if !matches!(begun, Begun::First(_)) {
+            // What was answered then is for those who may ask for it now.
+            let caller = Caller::of_request(&self.app, context)?;
+            self.permit(&caller, &name, path, &body)?;
+        }
+        match begun {
             Begun::First(in_hand) => {
                 Ok(Started::First(in_hand, Request::from_parts(parts, Body::from(body))))
             }
@@ -152,7 +174,7 @@ impl Keyed {
 
     /// What is known of a request that was in hand when the gateway died.
     fn lost(&self, name: &str) -> Result<Response, Problem> {
-        let mut leases = self.leases.select(|lease| lease.is_under(name));
+        let mut leases = self.app.leases.select(|lease| lease.is_under(name));
         let Some(lease) = leases.pop() else {
             return Err(Problem::new(
                 Code::IdempotencyUnknown,

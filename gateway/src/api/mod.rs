@@ -28,6 +28,8 @@ mod idempotency;
 mod lease;
 mod metrics;
 mod mirror;
+mod origin;
+mod pace;
 mod page;
 mod page_of_freezes;
 mod page_of_vms;
@@ -58,7 +60,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::audit::Audit;
-use crate::config::Limits;
+use crate::config::{CorsConfig, Limits};
 use crate::metrics::RequestFigures;
 use crate::replies::Replies;
 use crate::rights::Authority;
@@ -79,6 +81,8 @@ pub struct State {
     pub leases: Leases,
     /// Who may do what.
     pub authority: Authority,
+    /// Whose pages in browsers may talk to it.
+    pub cors: CorsConfig,
     /// Who did what goes on record here.
     pub audit: Audit,
     /// The first answers to requests that may be sent again.
@@ -96,6 +100,7 @@ pub(crate) struct App {
     requests: Arc<RequestFigures>,
     scrapes: metrics::Scrapes,
     tickets: tickets::Tickets,
+    origins: origin::Origins,
 }
 
 impl App {
@@ -110,6 +115,10 @@ impl App {
 
     fn tickets(&self) -> &tickets::Tickets {
         &self.tickets
+    }
+
+    fn origins(&self) -> &origin::Origins {
+        &self.origins
     }
 }
 
@@ -201,11 +210,6 @@ fn operations() -> OpenApiRouter<App> {
 /// The whole API on this state.
 pub fn front(state: State) -> Front {
     let (router, api) = operations().split_for_parts();
-    let keyed = idempotency::Keyed::new(
-        state.replies.clone(),
-        state.leases.clone(),
-        document::keyed_paths(&api),
-    );
     let router: Router<App> = page::assets(router)
         .method_not_allowed_fallback(|method: Method| async move {
             error::Problem::new(
@@ -230,8 +234,16 @@ pub fn front(state: State) -> Front {
     let scrapes = metrics::Scrapes::default();
     let (audit, exporter) = (state.audit.clone(), state.exporter.clone());
     let tickets = tickets::Tickets::new(state.authority.clone());
-    let state = Arc::new(state);
-    let app = App { state, requests: requests.clone(), scrapes, tickets: tickets.clone() };
+    let origins = origin::Origins::new(state.cors.clone());
+    let pace = pace::Pace::new(state.registry.clone());
+    let app = App {
+        state: Arc::new(state),
+        requests: requests.clone(),
+        scrapes,
+        tickets: tickets.clone(),
+        origins: origins.clone(),
+    };
+    let keyed = idempotency::Keyed::new(app.clone(), document::keyed_paths(&api));
     let front = Front::new(router.with_state(app), requests).keyed(keyed);
-    front.with_tickets(tickets).audited(audit).traced(exporter)
+    front.with_tickets(tickets).audited(audit).traced(exporter).let_in(origins).paced(pace)
 }

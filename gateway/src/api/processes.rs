@@ -22,7 +22,8 @@ use super::call_timeout::CallTimeout;
 use super::caller::{Caller, Vm};
 use super::error::{Code, Outcome, Problem, guest};
 use super::extract::{Json, NoBody, NoQuery, Path, Query};
-use crate::vm::{Process, ProcessError};
+use crate::rights::Invocation;
+use crate::vm::{Process, ProcessError, ProcessOrder};
 use body::ProcessBody;
 use request::{ProcessRequest, SignalRequest};
 
@@ -72,11 +73,13 @@ pub(super) struct ProcessPath {
 impl ProcessPath {
     /// The process, which may have to be looked for in the guest.
     async fn find(&self, caller: &Caller) -> Result<(Vm, Arc<Process>), Problem> {
-        let vm = caller.vm(&self.id, Right::Exec)?;
-        let mut found = vm.handle.process(self.pid);
+        let vm = caller.programs(&self.id)?;
+        // One that is not the caller's to use is not there for it.
+        let known = || vm.handle.process(self.pid).filter(|found| caller.uses(&vm.handle, found));
+        let mut found = known();
         if found.is_none() {
             vm.handle.find_processes().await;
-            found = vm.handle.process(self.pid);
+            found = known();
         }
         match found {
             Some(process) => {
@@ -124,6 +127,7 @@ pub(super) struct ProcessList {
 ///
 /// By `x-guest-exec-start` where the guest runs `qga-agent`, and by `guest-exec` elsewhere: what a
 /// stock agent cannot do is refused with `command_unsupported` and the `member` that asks for it.
+/// Who may run some programs only (`programs` of a grant) names one by its absolute path.
 /// The program belongs to no request: a caller that hangs up changes nothing. With `?wait=` the
 /// answer has the result if the program ends in that time. With `qga-agent`, what a program leaves
 /// running in its session is killed once it is complete; what is to stay needs one of its own
@@ -158,7 +162,7 @@ pub(super) async fn start_process(
     let limit = CallTimeout::checked(caller.app(), query.timeout_seconds)?;
     let wait = wait(&caller, query.wait)?;
     let order = request.checked()?;
-    let vm = caller.vm(&id, Right::Exec)?.within(limit);
+    let vm = caller.may_run(&id, &invocation(&order))?.within(limit);
     let extension = vm.listed(XExecStart::INFO.name).await?.is_some();
     if let Some(member) = order.beyond_stock().filter(|_| !extension) {
         return Err(beyond_stock(&vm, member));
@@ -179,6 +183,23 @@ pub(super) async fn start_process(
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], body))
 }
 
+/// The order that a request's body is, if it is a good one.
+pub(super) fn order(body: &[u8]) -> Option<ProcessOrder> {
+    serde_json::from_slice::<ProcessRequest>(body).ok()?.checked().ok()
+}
+
+/// What of an order the rules for programs are about.
+pub(super) fn invocation(order: &ProcessOrder) -> Invocation<'_> {
+    Invocation {
+        argv: &order.argv,
+        env: order.env.as_deref(),
+        cwd: order.cwd.as_deref(),
+        user: order.user.as_deref(),
+        stdin: order.input.is_some() || order.input_open,
+        pty: order.pty.is_some(),
+    }
+}
+
 fn wait(caller: &Caller, seconds: Option<f64>) -> Result<Option<Duration>, Problem> {
     let most = caller.app().limits().call_timeout_max;
     let checked = |seconds| {
@@ -197,7 +218,8 @@ fn wait(caller: &Caller, seconds: Option<f64>) -> Result<Option<Duration>, Probl
 ///
 /// Those that this gateway has started, as long as they run and for a while after their end
 /// (`limits.process_results_seconds`), and those that it finds in a guest with `qga-agent`. Whoever
-/// has the right `exec` on the VM sees and uses all of them.
+/// has the right `exec` on the VM sees and uses all of them; who has it for some programs only, those
+/// that it has started itself.
 #[utoipa::path(
     get,
     path = "/vms/{id}/processes",
@@ -215,10 +237,11 @@ pub(super) async fn list_processes(
     Path(id): Path<String>,
     _: NoQuery,
 ) -> Result<Answer<ProcessList>, Problem> {
-    let vm = caller.vm(&id, Right::Exec)?;
+    let vm = caller.programs(&id)?;
     vm.handle.find_processes().await;
     let processes = vm.handle.processes();
-    let processes = processes.iter().map(|process| ProcessBody::brief(process)).collect();
+    let own = processes.iter().filter(|process| caller.uses(&vm.handle, process));
+    let processes = own.map(|process| ProcessBody::brief(process)).collect();
     Ok(Answer(ProcessList { processes }))
 }
 

@@ -17,7 +17,6 @@ use std::time::{Duration, SystemTime};
 use axum::Json as Answer;
 use axum::http::uri::PathAndQuery;
 use axum::http::{Method, Request, StatusCode, Uri};
-use qga_proto::command::Right;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -214,7 +213,7 @@ pub(super) async fn make_ticket(
         ));
     }
     if let Some(id) = process_of(path) {
-        caller.vm(id, Right::Exec)?;
+        caller.programs(id)?;
     }
     let max = caller.app().limits().tickets;
     let proof = caller.proof().clone();

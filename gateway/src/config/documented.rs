@@ -87,7 +87,7 @@ fn the_pages_defaults_are_the_defaults() {
     for (name, row) in told() {
         let (table, key) = name.rsplit_once('.').unwrap_or(("", &name));
         // Of those that there may be several of, none is there by default.
-        let several = ["vm", "listen_vm", "discover", "token", "grant"];
+        let several = ["vm", "listen_vm", "discover", "token", "grant", "grant.programs"];
         let Some(default) = row.default.filter(|_| !several.contains(&table)) else { continue };
         *tables.entry(table.to_owned()).or_default() += &format!("{key} = {default}\n");
     }
@@ -118,6 +118,8 @@ fn the_page_says_what_takes_a_restart() {
         [listen.tls]
         certificate = "/other"
         key = "/other"
+        [cors]
+        origins = ["https://other"]
         [audit]
         journal = true
         [telemetry]

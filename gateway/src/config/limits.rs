@@ -98,6 +98,10 @@ pub struct Limits {
     pub process_results_bytes: usize,
     /// How many may read one process's output at once.
     pub process_readers: usize,
+    /// Requests of one principal per second; 0 for any number. Thaws are not counted.
+    pub requests_per_second: u32,
+    /// How many of them may come at once.
+    pub requests_burst: u32,
     /// Tickets that are not used yet.
     pub tickets: usize,
     /// How many may follow the events at once.
@@ -157,6 +161,8 @@ impl Default for Limits {
             process_results: seconds(600),
             process_results_bytes: 64 << 20,
             process_readers: 32,
+            requests_per_second: 0,
+            requests_burst: 100,
             tickets: 1000,
             event_subscribers: 64,
             transfers: 256,

@@ -15,6 +15,7 @@ impl Config {
             ("listen.insecure_tcp", new.insecure_tcp != old.insecure_tcp),
             ("listen.token_file", new.token_file != old.token_file),
             ("listen.allowed_hosts", new.allowed_hosts != old.allowed_hosts),
+            ("cors", self.cors != running.cors),
             ("audit", self.audit != running.audit),
             ("telemetry", self.telemetry != running.telemetry),
             ("limits.events_kept", limits.events_kept != before.events_kept),

@@ -7,7 +7,7 @@ use qga_proto::command::Right;
 use tokio::sync::watch;
 
 use super::tokens::Token;
-use super::{Identity, Rules, Target, TokenHash};
+use super::{FileRule, Identity, ProgramRule, Rules, Scope, Target, TokenHash};
 use crate::principal::Principal;
 
 /// The rules in force. Cheap to clone.
@@ -27,6 +27,15 @@ struct InForce {
 }
 
 impl InForce {
+    /// Of two lists, the new one: that there is a right at all, both say.
+    fn scope<T>(&self, of: impl Fn(&Rules) -> Scope<T>) -> Scope<T> {
+        match (of(&self.rules), self.before.as_deref().map(of)) {
+            (Scope::Everything, Some(before)) => before,
+            (_, Some(Scope::Nothing)) => Scope::Nothing,
+            (now, _) => now,
+        }
+    }
+
     fn all(&self, allow: impl Fn(&Rules) -> bool) -> bool {
         allow(&self.rules) && self.before.as_deref().is_none_or(allow)
     }
@@ -84,6 +93,16 @@ impl Authority {
     /// See [`Rules::allow`].
     pub(crate) fn allow(&self, who: &Identity, right: Right, vm: Target<'_>) -> bool {
         self.rules.borrow().all(|rules| rules.allow(who, right, vm))
+    }
+
+    /// See [`Rules::files`].
+    pub(crate) fn files(&self, who: &Identity, right: Right, vm: Target<'_>) -> Scope<FileRule> {
+        self.rules.borrow().scope(|rules| rules.files(who, right, vm))
+    }
+
+    /// See [`Rules::programs`].
+    pub(crate) fn programs(&self, who: &Identity, vm: Target<'_>) -> Scope<ProgramRule> {
+        self.rules.borrow().scope(|rules| rules.programs(who, vm))
     }
 
     /// See [`Rules::show`].

@@ -6,6 +6,8 @@ use qga_proto::command::Right;
 use serde::{Deserialize, Deserializer, de};
 
 use super::Target;
+use super::files::{FileRule, Prefix, prefixes};
+use super::programs::{self, ProgramRule};
 use crate::principal::Principal;
 
 /// Whoever the permissions of the Unix socket let in.
@@ -15,7 +17,7 @@ pub(super) const ANY_PEER: &str = "unix:any";
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrantConfig {
-    /// Who gets it: `token:NAME`, `cert:NAME`, `unix:uid=N`, `unix:gid=N` (a peer's primary group), `unix:any`
+    /// Who gets it: `token:NAME`, `cert:NAME`, `unix:uid=N`, `unix:gid=N` (a group of the peer's), `unix:any`
     /// (whoever may open the Unix socket).
     #[serde(deserialize_with = "principals")]
     pub to: Vec<Principal>,
@@ -31,6 +33,37 @@ pub struct GrantConfig {
     /// On VMs that have all of these labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// `files_read` and `files_write` only below these directories. Absent: all files.
+    #[serde(default, deserialize_with = "prefixes")]
+    pub files: Option<Vec<Prefix>>,
+    /// Also where the guest's agent does not hold paths below `files`: by the path's name alone.
+    #[serde(default)]
+    pub allow_unenforced: bool,
+    /// `exec` only for these programs. Absent: all.
+    #[serde(default, deserialize_with = "programs::rules")]
+    pub programs: Option<Vec<ProgramRule>>,
+}
+
+impl GrantConfig {
+    /// What makes no sense, by its key, with the reason.
+    pub(super) fn contradiction(&self) -> Option<(&'static str, &'static str)> {
+        let rights = Grant::from(self).rights;
+        let gives = |right| rights.contains(&right);
+        let files = gives(Right::FilesRead) || gives(Right::FilesWrite);
+        match () {
+            () if rights.is_empty() => Some(("", "gives no right: it needs `preset` or `rights`")),
+            () if self.files.is_some() && !files => {
+                Some(("files", "limits files_read and files_write, and the grant gives neither"))
+            }
+            () if self.allow_unenforced && self.files.is_none() => {
+                Some(("allow_unenforced", "says how `files` is taken, which is not there"))
+            }
+            () if self.programs.is_some() && !gives(Right::Exec) => {
+                Some(("programs", "limits exec, which the grant does not give"))
+            }
+            () => None,
+        }
+    }
 }
 
 /// A bundle of rights. None has those that reach everything in a guest: `exec`, `files_read`,
@@ -63,20 +96,45 @@ pub struct Grant {
     rights: Vec<Right>,
     vms: Option<Vec<glob::Pattern>>,
     labels: BTreeMap<String, String>,
+    files: Option<Vec<Prefix>>,
+    allow_unenforced: bool,
+    pub(super) programs: Option<Vec<ProgramRule>>,
 }
 
 impl From<&GrantConfig> for Grant {
     fn from(config: &GrantConfig) -> Self {
-        let GrantConfig { to, preset, rights, vms, labels } = config.clone();
+        let GrantConfig { to, preset, rights, vms, labels, files, allow_unenforced, programs } =
+            config.clone();
         let bundle = preset.map_or(&[][..], Preset::rights);
         let rights = rights.iter().chain(bundle).copied().collect();
-        Self { to, rights, vms, labels }
+        Self { to, rights, vms, labels, files, allow_unenforced, programs }
     }
 }
 
 impl Grant {
+    /// Whether it gives the right, and all of it: what knows nothing of limits must not get one
+    /// that has some.
     pub(super) fn gives(&self, right: Right) -> bool {
+        let limited = match right {
+            Right::FilesRead | Right::FilesWrite => self.files.is_some(),
+            Right::Exec => self.programs.is_some(),
+            _ => false,
+        };
+        self.mentions(right) && !limited
+    }
+
+    /// Whether it gives the right, limited or not.
+    pub(super) fn mentions(&self, right: Right) -> bool {
         self.rights.contains(&right)
+    }
+
+    /// What its rights on files are limited to.
+    pub(super) fn file_rules(&self) -> Option<Vec<FileRule>> {
+        let rule = |prefix: &Prefix| FileRule {
+            prefix: prefix.clone(),
+            unenforced: self.allow_unenforced,
+        };
+        self.files.as_ref().map(|files| files.iter().map(rule).collect())
     }
 
     /// Whether no VM is left out, whatever it is called.

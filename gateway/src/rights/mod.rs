@@ -9,10 +9,15 @@
 //! * A principal has what the grants that name it add up to, and nothing else.
 //! * Root and the gateway's own user over the Unix socket, and the token of the token file, have
 //!   every right, unless a grant names them: then they have what it says.
+//! * Rights on files and programs may be limited to some ([`Scope`]). Who asks [`Rules::allow`] knows
+//!   nothing of that, and is told that a limited right is none.
 //! * A VM on which a principal has no right at all does not exist for it.
 
 mod authority;
+mod files;
 mod grant;
+mod programs;
+mod scope;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +26,11 @@ use qga_proto::command::Right;
 
 pub(crate) use self::authority::Bearer;
 pub use self::authority::{Authority, Revocation};
+pub use self::files::{FileRule, Prefix};
 pub use self::grant::{Grant, GrantConfig, Preset};
+pub(crate) use self::programs::check as check_program;
+pub use self::programs::{Invocation, NotAllowed, ProgramRule};
+pub use self::scope::Scope;
 use self::tokens::Token;
 pub(crate) use self::tokens::random as random_token;
 pub use self::tokens::{Expiry, TokenConfig, TokenHash, TokenName, issue};
@@ -33,25 +42,32 @@ use crate::vm::VmId;
 pub struct Identity {
     /// The name that leases, answers and records hang on.
     pub principal: Principal,
-    /// The group of a Unix socket's peer, as `unix:gid=984`.
-    pub group: Option<Principal>,
+    /// The groups of a Unix socket's peer, as `unix:gid=984`: the primary one first.
+    pub groups: Vec<Principal>,
 }
 
 impl Identity {
     /// A Unix socket's peer.
     pub fn unix(uid: u32, gid: u32) -> Self {
-        Self { principal: Principal::unix(uid), group: Some(Principal::unix_group(gid)) }
+        Self { principal: Principal::unix(uid), groups: vec![Principal::unix_group(gid)] }
+    }
+
+    /// The same, in these groups too.
+    #[must_use]
+    pub fn in_groups(mut self, gids: impl IntoIterator<Item = u32>) -> Self {
+        self.groups.extend(gids.into_iter().map(Principal::unix_group));
+        self
     }
 
     fn is(&self, name: &Principal) -> bool {
-        let anybody = name.as_str() == grant::ANY_PEER && self.group.is_some();
-        anybody || self.principal == *name || self.group.as_ref() == Some(name)
+        let anybody = name.as_str() == grant::ANY_PEER && !self.groups.is_empty();
+        anybody || self.principal == *name || self.groups.contains(name)
     }
 }
 
 impl From<Principal> for Identity {
     fn from(principal: Principal) -> Self {
-        Self { principal, group: None }
+        Self { principal, groups: Vec::new() }
     }
 }
 
@@ -84,7 +100,7 @@ impl Rules {
         Self { grants, tokens: tokens.iter().map(Token::from).collect(), unlimited }
     }
 
-    /// Whether `who` may do to `vm` what `right` stands for.
+    /// Whether `who` may do to `vm` what `right` stands for, without limits.
     pub fn allow(&self, who: &Identity, right: Right, vm: Target<'_>) -> bool {
         self.unlimited.contains(&who.principal)
             || self.of(who).any(|grant| grant.gives(right) && grant.selects(vm))
@@ -128,10 +144,13 @@ pub(crate) fn contradiction(
     grants: &[GrantConfig],
     tokens: &[TokenConfig],
 ) -> Option<(String, String)> {
-    let nothing = |grant: &GrantConfig| grant.preset.is_none() && grant.rights.is_empty();
-    if let Some(n) = grants.iter().position(nothing) {
-        let cause = "gives no right: it needs `preset` or `rights`";
-        return Some((format!("grant[{n}]"), cause.into()));
+    let wrong = |(n, grant): (usize, &GrantConfig)| {
+        let (key, cause) = grant.contradiction()?;
+        let dot = if key.is_empty() { "" } else { "." };
+        Some((format!("grant[{n}]{dot}{key}"), cause.into()))
+    };
+    if let Some(wrong) = grants.iter().enumerate().find_map(wrong) {
+        return Some(wrong);
     }
     tokens.iter().enumerate().find_map(|(n, token)| {
         let before = tokens[..n].iter().position(|other| other.sha256 == token.sha256);

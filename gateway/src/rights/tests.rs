@@ -74,6 +74,68 @@ fn a_grant_gives_its_rights_on_the_vms_that_it_selects() {
 }
 
 #[test]
+fn a_group_means_its_members_whichever_of_theirs_it_is() {
+    let rules = rules("[[grant]]\nto = [\"unix:gid=984\"]\npreset = \"observer\"");
+    let who = |groups: &[u32]| Identity::unix(4711, 100).in_groups(groups.iter().copied());
+    assert!(may(&rules, &who(&[27, 984]), Right::Observe, "web-1", &[]));
+    assert!(may(&rules, &Identity::unix(4711, 984), Right::Observe, "web-1", &[]));
+    assert!(!may(&rules, &who(&[27]), Right::Observe, "web-1", &[]));
+    assert!(!may(&rules, &who(&[]), Right::Observe, "web-1", &[]));
+}
+
+#[test]
+fn a_limited_right_is_none_to_those_who_know_no_limits_and_a_sum_to_those_who_do() {
+    let rules = rules(
+        r#"
+        [[grant]]
+        to = ["token:a", "token:b"]
+        rights = ["files_read", "observe"]
+        files = ["/var/log", "/srv/"]
+        vms = ["web-*"]
+        [[grant]]
+        to = ["token:a"]
+        rights = ["files_read", "files_write", "exec"]
+        files = ["/tmp"]
+        allow_unenforced = true
+        programs = [{ path = "/bin/true" }]
+        [[grant]]
+        to = ["token:b"]
+        rights = ["files_read", "exec"]
+        vms = ["web-1"]
+        "#,
+    );
+    let id = |text: &str| text.parse::<VmId>().unwrap();
+    let files = |name: &str, right, vm: &str| {
+        let vm = id(vm);
+        match rules.files(&token(name), right, Target { id: &vm, labels: None }) {
+            Scope::Nothing => "nothing".to_owned(),
+            Scope::Everything => "everything".to_owned(),
+            Scope::Only(all) => {
+                let rule =
+                    |r: &FileRule| format!("{}{}", r.prefix, if r.unenforced { "!" } else { "" });
+                all.iter().map(rule).collect::<Vec<_>>().join(" ")
+            }
+        }
+    };
+    assert_eq!(files("a", Right::FilesRead, "web-1"), "/var/log /srv /tmp!");
+    assert_eq!(files("a", Right::FilesRead, "db"), "/tmp!");
+    assert_eq!(files("a", Right::FilesWrite, "web-1"), "/tmp!");
+    assert_eq!(files("b", Right::FilesRead, "web-1"), "everything");
+    assert_eq!(files("b", Right::FilesRead, "web-2"), "/var/log /srv");
+    assert_eq!(files("b", Right::FilesWrite, "web-1"), "nothing");
+    assert_eq!(files("default", Right::FilesWrite, "web-1"), "everything");
+    for right in [Right::FilesRead, Right::FilesWrite, Right::Exec] {
+        assert!(!may(&rules, &token("a"), right, "web-1", &[]), "{right:?}");
+    }
+    assert!(may(&rules, &token("b"), Right::FilesRead, "web-1", &[]));
+    assert!(may(&rules, &token("a"), Right::Observe, "web-1", &[]), "it has no limits");
+    let vm = id("db");
+    let programs = |name| rules.programs(&token(name), Target { id: &vm, labels: None });
+    assert!(matches!(programs("a"), Scope::Only(all) if all.len() == 1));
+    assert_eq!(programs("b"), Scope::Nothing);
+}
+
+#[test]
 fn whoever_opens_the_socket_may_be_meant() {
     let rules = rules("[[grant]]\nto = [\"unix:any\"]\npreset = \"observer\"");
     assert!(may(&rules, &Identity::unix(4711, 4712), Right::Observe, "web-1", &[]));
@@ -110,6 +172,23 @@ fn what_is_wrong_with_a_grant_or_token_is_said_by_key_and_never_repeats_a_token(
         ("[[grant]]\nto = [\"token:a\"]\nvms = [\"[\"]\n", "`[`: "),
         ("[[grant]]\nto = [\"token:a\"]\nrights = [\"all\"]\n", "unknown variant `all`"),
         ("[[grant]]\nto = [\"token:a\"]\n", "grant[0]: gives no right"),
+        ("[[grant]]\nto = [\"token:a\"]\nrights = [\"files_read\"]\nfiles = []\n", "no directory"),
+        (
+            "[[grant]]\nto = [\"token:a\"]\nrights = [\"files_read\"]\nfiles = [\"/a/../b\"]\n",
+            "is no absolute path",
+        ),
+        (
+            "[[grant]]\nto = [\"token:a\"]\npreset = \"backup\"\nfiles = [\"/a\"]\n",
+            "grant[0].files: limits files_read and files_write",
+        ),
+        (
+            "[[grant]]\nto = [\"token:a\"]\nrights = [\"files_read\"]\nallow_unenforced = true\n",
+            "grant[0].allow_unenforced: says how `files`",
+        ),
+        (
+            "[[grant]]\nto = [\"token:a\"]\npreset = \"backup\"\nprograms = [{ path = \"/a\" }]\n",
+            "grant[0].programs: limits exec",
+        ),
         ("[[token]]\nname = \"a b\"\nsha256 = \"\"\n", "token[0].name: must be 1 to 64 letters"),
         ("[[token]]\nname = \"a\"\nsha256 = \"my secret\"\n", "is not a SHA-256"),
         (

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::{self, RootCertStore, ServerConfig, ServerConnection};
 use x509_parser::extensions::GeneralName;
 
-use crate::config::TlsConfig;
+use crate::config::{NoCredentials, SecretFile, TlsConfig};
 use crate::principal::Principal;
 
 /// The longest name in a certificate that becomes a principal.
@@ -33,6 +33,9 @@ pub enum TlsError {
         /// Why.
         source: pem::Error,
     },
+    /// It is a credential, and there are none.
+    #[error("listen.tls: {0}")]
+    NoCredentials(#[from] NoCredentials),
     /// Everybody can read the key.
     #[error(
         "{}: others than its owner and group can read this private key (mode {mode:04o}); take a \
@@ -113,11 +116,12 @@ fn read(files: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
         let path = path.to_owned();
         move |source| TlsError::Unusable { path, source }
     };
-    let chain = certificates(&files.certificate)?;
+    let certificate = files.certificate.locate()?;
+    let chain = certificates(&certificate)?;
     let key = private_key(&files.key)?;
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(unusable(&files.certificate))?;
+        .map_err(unusable(&certificate))?;
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(ca) => builder.with_client_cert_verifier(verifier(
@@ -126,7 +130,7 @@ fn read(files: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
             provider,
         )?),
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(unusable(&files.certificate))?;
+    let mut config = builder.with_single_cert(chain, key).map_err(unusable(&certificate))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -160,13 +164,16 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(found)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let io = |source| TlsError::Io { path: path.into(), source };
-    let mode = fs::metadata(path).map_err(io)?.permissions().mode() & 0o7777;
-    if mode & 0o027 != 0 {
-        return Err(TlsError::Exposed { path: path.into(), mode });
+fn private_key(file: &SecretFile) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let path = file.locate()?;
+    let io = |source| TlsError::Io { path: path.clone(), source };
+    let mode = fs::metadata(&path).map_err(io)?.permissions().mode() & 0o7777;
+    // A credential's mode says nothing: systemd grants it by an access list, below a directory that
+    // nobody else may enter.
+    if mode & 0o027 != 0 && matches!(file, SecretFile::Path(_)) {
+        return Err(TlsError::Exposed { path, mode });
     }
-    PrivateKeyDer::from_pem_file(path).map_err(|source| TlsError::Pem { path: path.into(), source })
+    PrivateKeyDer::from_pem_file(&path).map_err(|source| TlsError::Pem { path, source })
 }
 
 /// Who the other end has proved to be by a certificate that was checked: its common name, or

@@ -149,7 +149,12 @@ impl Listener for Unix {
     async fn accept(&mut self) -> io::Result<(UnixStream, Access)> {
         let (stream, _) = self.listener.accept().await?;
         let peer = stream.peer_cred()?;
-        let identity = Identity::unix(peer.uid(), peer.gid());
+        // A kernel that does not say has given nothing away: the primary group counts then.
+        let groups = qga_peer::groups(&stream).unwrap_or_else(|error| {
+            tracing::debug!(%error, "a peer's groups are not known");
+            Vec::new()
+        });
+        let identity = Identity::unix(peer.uid(), peer.gid()).in_groups(groups);
         Ok((stream, Access::Peer(identity, self.authority.clone())))
     }
 
@@ -205,5 +210,23 @@ mod tests {
         let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
         drop(ours);
         assert!(path.exists(), "another's socket now");
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_in_all_of_its_groups() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let mut unix = Unix::bind(&path, &authority()).unwrap();
+        let connect = tokio::task::spawn_blocking(move || {
+            std::os::unix::net::UnixStream::connect(path).unwrap()
+        });
+        let (_stream, access) = unix.accept().await.unwrap();
+        let _client = connect.await.unwrap();
+        let Access::Peer(identity, _) = access else { panic!("{access:?}") };
+        let mut groups = rustix::process::getgroups().unwrap();
+        groups.insert(0, rustix::process::getegid());
+        let names = groups.iter().map(|group| format!("unix:gid={}", group.as_raw()));
+        let known: Vec<_> = identity.groups.iter().map(ToString::to_string).collect();
+        assert_eq!(known, names.collect::<Vec<_>>());
     }
 }

@@ -1,5 +1,6 @@
 //! What a peer sends without being asked, and when it is too much.
 
+use qga_proto::newline;
 use tokio::time::Instant;
 
 /// How much a guest may send that nobody asked for, and how fast it is forgiven.
@@ -30,8 +31,11 @@ impl Surplus {
             Some(0) => piece.iter().take_while(|&&byte| byte == b'\n').count(),
             _ => 0,
         };
-        let piece = &piece[empty..];
-        for part in piece.split_inclusive(|byte| *byte == b'\n') {
+        let mut piece = &piece[empty..];
+        while !piece.is_empty() {
+            let end = newline(piece).map_or(piece.len(), |at| at + 1);
+            let (part, rest) = piece.split_at(end);
+            piece = rest;
             let blank = self.blank.filter(|_| part.iter().all(u8::is_ascii_whitespace));
             let blank = blank.map(|before| before + part.len());
             let ends = part.ends_with(b"\n");

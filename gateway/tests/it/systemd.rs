@@ -148,6 +148,55 @@ fn a_token_may_be_a_credential() {
     assert_eq!(status(until_some("it listens", call), ""), "HTTP/1.1 401 Unauthorized");
 }
 
+#[test]
+fn tls_may_be_of_credentials_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = vec!["localhost".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    for (name, text) in
+        [("tls-cert", made.cert.pem()), ("tls-key", made.signing_key.serialize_pem())]
+    {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        // As it looks where systemd grants it by an access list; a path like that is refused.
+        let mode = std::fs::Permissions::from_mode(0o444);
+        std::fs::set_permissions(dir.path().join(name), mode).unwrap();
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let token = dir.path().join("token");
+    let check = |certificate: &str, key: &str| {
+        let more = format!(
+            "tcp = \"127.0.0.1:{port}\"\ntoken_file = {token:?}\n[listen.tls]\n\
+             certificate = \"{certificate}\"\nkey = \"{key}\"\n"
+        );
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qga-gateway"));
+        command.arg("--config").arg(config(dir.path(), &more));
+        command.env("CREDENTIALS_DIRECTORY", dir.path()).stderr(Stdio::piped());
+        command
+    };
+    let plain = dir.path().join("tls-key").display().to_string();
+    let exposed = check("credential:tls-cert", &plain).output().unwrap();
+    let said = String::from_utf8_lossy(&exposed.stderr).into_owned();
+    assert!(!exposed.status.success() && said.contains("can read this private key"), "{said}");
+    let mut bare = check("credential:tls-cert", "credential:tls-key");
+    let without = bare.env_remove("CREDENTIALS_DIRECTORY").output().unwrap();
+    let said = String::from_utf8_lossy(&without.stderr).into_owned();
+    assert!(!without.status.success() && said.contains("LoadCredential=tls-cert:"), "{said}");
+    let mut command = check("credential:tls-cert", "credential:tls-key");
+    let _gateway = Gateway(command.stderr(Stdio::null()).spawn().unwrap());
+    until_some("it listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+    let Some(curl) = program("curl") else { return missing("curl") };
+    let mut curl = Command::new(curl);
+    curl.args(["-s", "--cacert"]).arg(dir.path().join("tls-cert"));
+    let answer = curl.arg(format!("https://localhost:{port}/livez")).output().unwrap();
+    assert!(answer.status.success(), "{answer:?}");
+}
+
+#[test]
+fn the_unit_makes_the_directory_of_the_audit_file() {
+    let unit = std::fs::read_to_string(deployed("qga-gateway.service")).unwrap();
+    assert!(unit.contains("\nLogsDirectory=qga-gateway\n"), "ProtectSystem=strict closes the rest");
+}
+
 /// What `systemd-analyze security` calls the exposure of a unit, from 0 to 10, in tenths.
 fn exposure(unit: &Path) -> Option<u32> {
     let Some(analyze) = program("systemd-analyze") else {

@@ -1,6 +1,7 @@
 //! What the table does for `x-guest-file-…`. Errors say the number by its name.
 
-use std::path::Path;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 use qga_proto::QgaError;
 use qga_proto::command::{CreatedFile, Expected, FileList, FileStat, OpenFile as Opened};
@@ -14,7 +15,12 @@ use super::place::{kind, target};
 use super::stat::describe;
 use super::upload::Upload;
 use super::{FileTable, MAX_OPEN, OpenFile, Origin, names, unknown};
+use crate::policy::Policy;
 use crate::{errno, log};
+
+/// The directories that a request is to stay beneath, if it says any.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Beneath<'a>(pub(crate) Option<&'a [PathBuf]>);
 
 /// Too many are open.
 const NO_ROOM: Failure = Failure::new(Errno::MFILE, {
@@ -29,11 +35,33 @@ impl FileTable {
         drop(self.leftovers.sweep());
     }
 
-    pub(crate) fn stat(&self, path: &Path, follow: bool) -> Result<FileStat, QgaError> {
+    /// The rules for a request.
+    fn rules(&self, beneath: Beneath<'_>) -> Cow<'_, Policy> {
+        match beneath.0 {
+            None => Cow::Borrowed(&self.policy),
+            Some(prefixes) => Cow::Owned(self.policy.narrowed_to(prefixes)),
+        }
+    }
+
+    /// Whether a path is there, and may be reached.
+    pub(crate) fn reach(&self, beneath: Beneath<'_>, path: &Path) -> Result<(), QgaError> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let reached = self.rules(beneath).open(path, flags, Mode::empty());
+        reached
+            .map(drop)
+            .map_err(|e| Failure::from(e).to(format_args!("reach '{}'", path.display())))
+    }
+
+    pub(crate) fn stat(
+        &self,
+        beneath: Beneath<'_>,
+        path: &Path,
+        follow: bool,
+    ) -> Result<FileStat, QgaError> {
         let look = || {
             let flags = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
             let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
-            let file = self.policy.open(path, flags, Mode::empty())?;
+            let file = self.rules(beneath).open(path, flags, Mode::empty())?;
             let stat = fstat(&file)?;
             let target = target(&file, c"", &stat);
             Ok(describe(&stat, target))
@@ -49,6 +77,7 @@ impl FileTable {
 
     pub(crate) fn list(
         &self,
+        beneath: Beneath<'_>,
         path: &Path,
         after: &[u8],
         limit: Option<i64>,
@@ -61,21 +90,26 @@ impl FileTable {
                 return Err(Failure::new(Errno::INVAL, "the limit is not between 1 and 1000"));
             };
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let dir = self.policy.open(path, flags, Mode::empty())?;
+            let dir = self.rules(beneath).open(path, flags, Mode::empty())?;
             Ok(list(&dir, after, limit)?)
         };
         read().map_err(|e: Failure| e.to(format_args!("list '{}'", path.display())))
     }
 
     /// Opens a file that is there, and never waits.
-    pub(crate) fn open_existing(&mut self, path: &Path, write: bool) -> Result<Opened, QgaError> {
+    pub(crate) fn open_existing(
+        &mut self,
+        beneath: Beneath<'_>,
+        path: &Path,
+        write: bool,
+    ) -> Result<Opened, QgaError> {
         let mut open = || {
             if !self.has_room(1) {
                 return Err(NO_ROOM);
             }
             let access = if write { OFlags::WRONLY } else { OFlags::RDONLY };
             let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-            let file = self.policy.open(path, flags, Mode::empty())?;
+            let file = self.rules(beneath).open(path, flags, Mode::empty())?;
             let stat = fstat(&file)?;
             if kind(&stat) == FileType::Directory {
                 let text = "it is a directory; x-guest-file-list lists it";
@@ -88,7 +122,11 @@ impl FileTable {
     }
 
     /// Begins an upload.
-    pub(crate) fn create(&mut self, path: &Path) -> Result<CreatedFile, QgaError> {
+    pub(crate) fn create(
+        &mut self,
+        beneath: Beneath<'_>,
+        path: &Path,
+    ) -> Result<CreatedFile, QgaError> {
         if !self.swept {
             self.sweep();
         }
@@ -96,7 +134,8 @@ impl FileTable {
             if !self.has_room(2) {
                 return Err(NO_ROOM);
             }
-            let (upload, file, old) = Upload::begin(&self.policy, &self.leftovers, path)?;
+            let rules = self.rules(beneath);
+            let (upload, file, old) = Upload::begin(&rules, &self.leftovers, path)?;
             let handle = self.keep(OpenFile { file, origin: Origin::Upload(Box::new(upload)) })?;
             Ok(CreatedFile { handle, replaces: old.map(|old| describe(&old, None)) })
         };
@@ -135,23 +174,35 @@ impl FileTable {
         result
     }
 
-    pub(crate) fn rename(&self, from: &Path, to: &Path, replace: bool) -> Result<(), QgaError> {
-        names::rename(&self.policy, from, to, replace)
+    pub(crate) fn rename(
+        &self,
+        beneath: Beneath<'_>,
+        from: &Path,
+        to: &Path,
+        replace: bool,
+    ) -> Result<(), QgaError> {
+        names::rename(&self.rules(beneath), from, to, replace)
             .map_err(|e| e.to(format_args!("rename '{}' to '{}'", from.display(), to.display())))
     }
 
-    pub(crate) fn remove(&self, path: &Path, expected: &Expected) -> Result<(), QgaError> {
-        names::remove(&self.policy, path, expected)
+    pub(crate) fn remove(
+        &self,
+        beneath: Beneath<'_>,
+        path: &Path,
+        expected: &Expected,
+    ) -> Result<(), QgaError> {
+        names::remove(&self.rules(beneath), path, expected)
             .map_err(|e| e.to(format_args!("remove '{}'", path.display())))
     }
 
     pub(crate) fn make_directory(
         &self,
+        beneath: Beneath<'_>,
         path: &Path,
         mode: Option<u32>,
         parents: bool,
     ) -> Result<(), QgaError> {
-        names::make_directory(&self.policy, path, mode, parents)
+        names::make_directory(&self.rules(beneath), path, mode, parents)
             .map_err(|e| e.to(format_args!("make directory '{}'", path.display())))
     }
 }

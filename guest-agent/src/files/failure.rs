@@ -38,6 +38,7 @@ impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::Forbidden => Self::new(Errno::ACCESS, OpenError::FORBIDDEN),
+            OpenError::Outside => Self::new(Errno::ACCESS, OpenError::OUTSIDE),
             OpenError::Errno(errno) => errno.into(),
         }
     }

@@ -29,6 +29,7 @@ use rustix::fs::{Mode, OFlags, SeekFrom, fstat, seek};
 use rustix::io::{self, Errno};
 
 pub(crate) use self::attributes::{Attributes, MAX_MODE, number};
+pub(crate) use self::extensions::Beneath;
 pub(crate) use self::leftovers::Leftovers;
 use self::mode::OpenMode;
 use self::upload::Upload;
@@ -96,7 +97,7 @@ impl FileTable {
         let file = open_or_create(&self.policy, path, parsed).map_err(|e| {
             let e = match e {
                 OpenError::Errno(e) => errno::text(e),
-                OpenError::Forbidden => OpenError::FORBIDDEN.into(),
+                OpenError::Forbidden | OpenError::Outside => OpenError::FORBIDDEN.into(),
             };
             QgaError::generic(format!("failed to open file '{path}' (mode: '{mode}'): {e}"))
         })?;

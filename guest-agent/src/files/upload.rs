@@ -27,7 +27,7 @@ use super::leftovers::Leftovers;
 use super::place::{IS_DIRECTORY, Place, kind, path_of, proc_path};
 use super::stat::{check, describe};
 use super::writeback::Writeback;
-use crate::policy::{OpenError, Policy};
+use crate::policy::Policy;
 
 /// Bytes of a file's name that its temporary one repeats; 255 is what filesystems take.
 const MAX_REPEATED: usize = 200;
@@ -248,7 +248,7 @@ fn destination(policy: &Policy, path: &Path) -> Result<(Place, Option<Stat>), Fa
     let mut old = place.look()?;
     if old.as_ref().is_some_and(|old| kind(old) == FileType::Symlink) {
         if policy.file_paths().is_some() {
-            return Err(OpenError::Forbidden.into());
+            return Err(policy.refusal().into());
         }
         place = place.behind_link()?;
         old = place.look()?;

@@ -1,18 +1,19 @@
-//! `x-guest-file-stat`, `-list`, `-open`, `-create`, `-sync`, `-commit`, `-rename`, `-remove`, `-mkdir`.
+//! `x-guest-file-stat`, `-list`, `-open`, `-create`, `-sync`, `-commit`, `-rename`, `-remove`, `-mkdir`,
+//! `-beneath`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 
 use qga_proto::base64::Base64Text;
 use qga_proto::command::{
-    Command, Expected, FileSync, GuestFileWrite, XFileCommit, XFileCreate, XFileList, XFileMkdir,
-    XFileOpen, XFileRemove, XFileRename, XFileStat, XFileSync,
+    Command, Expected, FileSync, GuestFileWrite, XFileBeneath, XFileCommit, XFileCreate, XFileList,
+    XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat, XFileSync,
 };
 use qga_proto::{Outcome, QgaError, Request};
 
 use super::{Handler, Place};
-use crate::files::{Attributes, FileTable, MAX_MODE, number};
+use crate::files::{Attributes, Beneath, FileTable, MAX_MODE, number};
 use crate::filter::Filter;
 use crate::log;
 
@@ -26,23 +27,28 @@ pub(super) const HANDLERS: &[Handler] = &[
     Handler { command: XFileRename::INFO.name, place: Place::Files(rename) },
     Handler { command: XFileRemove::INFO.name, place: Place::Files(remove) },
     Handler { command: XFileMkdir::INFO.name, place: Place::Files(mkdir) },
+    Handler { command: XFileBeneath::INFO.name, place: Place::Files(reach) },
 ];
 
 fn stat(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError> {
-    let XFileStat { path, path_b64, handle, follow } = arguments(request)?;
-    let stat = match (handle, &path, &path_b64) {
-        (Some(handle), None, None) => files.stat_open(handle)?,
+    let XFileStat { path, path_b64, handle, follow, beneath } = arguments(request)?;
+    let stat = match (handle, &path, &path_b64, &beneath) {
+        (Some(handle), None, None, None) => files.stat_open(handle)?,
+        (Some(_), None, None, Some(_)) => return Err(invalid("beneath goes with a path")),
         (Some(_), ..) => return Err(invalid("one of path, path-b64 and handle is needed")),
-        (None, ..) => files.stat(&named("path", path, path_b64)?, follow.unwrap_or(true))?,
+        (None, ..) => {
+            let (path, below) = (named("path", path, path_b64)?, directories(beneath)?);
+            files.stat(Beneath(below.as_deref()), &path, follow.unwrap_or(true))?
+        }
     };
     Ok(Outcome::value(&stat))
 }
 
 fn list(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError> {
-    let XFileList { path, path_b64, after_b64, limit } = arguments(request)?;
-    let path = named("path", path, path_b64)?;
+    let XFileList { path, path_b64, after_b64, limit, beneath } = arguments(request)?;
+    let (path, below) = (named("path", path, path_b64)?, directories(beneath)?);
     let after = after_b64.map_or(Ok(Vec::new()), bytes)?;
-    Ok(Outcome::value(&files.list(&path, &after, limit)?))
+    Ok(Outcome::value(&files.list(Beneath(below.as_deref()), &path, &after, limit)?))
 }
 
 /// Opening for writing needs what a file is written by.
@@ -55,10 +61,10 @@ fn may_open(filter: &Filter, request: &Request) -> Result<(), QgaError> {
 }
 
 fn open(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError> {
-    let XFileOpen { path, path_b64, write } = arguments(request)?;
-    let path = named("path", path, path_b64)?;
+    let XFileOpen { path, path_b64, write, beneath } = arguments(request)?;
+    let (path, below) = (named("path", path, path_b64)?, directories(beneath)?);
     let write = write.unwrap_or(false);
-    let opened = files.open_existing(&path, write)?;
+    let opened = files.open_existing(Beneath(below.as_deref()), &path, write)?;
     let (handle, path) = (opened.handle, path.display());
     log::info(format_args!(
         "x-guest-file-open, handle: {handle}, filepath: {path}, write: {write}"
@@ -67,9 +73,9 @@ fn open(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError> {
 }
 
 fn create(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError> {
-    let XFileCreate { path, path_b64 } = arguments(request)?;
-    let path = named("path", path, path_b64)?;
-    let created = files.create(&path)?;
+    let XFileCreate { path, path_b64, beneath } = arguments(request)?;
+    let (path, below) = (named("path", path, path_b64)?, directories(beneath)?);
+    let created = files.create(Beneath(below.as_deref()), &path)?;
     let (handle, path) = (created.handle, path.display());
     log::info(format_args!("x-guest-file-create, handle: {handle}, filepath: {path}"));
     Ok(Outcome::value(&created))
@@ -88,27 +94,35 @@ fn commit(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError>
 }
 
 fn rename(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError> {
-    let XFileRename { path, path_b64, to, to_b64, replace } = arguments(request)?;
+    let XFileRename { path, path_b64, to, to_b64, replace, beneath } = arguments(request)?;
+    let below = directories(beneath)?;
     let (from, to) = (named("path", path, path_b64)?, named("to", to, to_b64)?);
-    files.rename(&from, &to, replace.unwrap_or(false))?;
+    files.rename(Beneath(below.as_deref()), &from, &to, replace.unwrap_or(false))?;
     log::info(format_args!("x-guest-file-rename, from: {}, to: {}", from.display(), to.display()));
     Ok(Outcome::empty())
 }
 
 fn remove(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError> {
-    let XFileRemove { path, path_b64, expect } = arguments(request)?;
-    let path = named("path", path, path_b64)?;
-    files.remove(&path, &expectation(expect)?)?;
+    let XFileRemove { path, path_b64, expect, beneath } = arguments(request)?;
+    let (path, below) = (named("path", path, path_b64)?, directories(beneath)?);
+    files.remove(Beneath(below.as_deref()), &path, &expectation(expect)?)?;
     log::info(format_args!("x-guest-file-remove, filepath: {}", path.display()));
     Ok(Outcome::empty())
 }
 
 fn mkdir(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError> {
-    let XFileMkdir { path, path_b64, mode, parents } = arguments(request)?;
-    let path = named("path", path, path_b64)?;
+    let XFileMkdir { path, path_b64, mode, parents, beneath } = arguments(request)?;
+    let (path, below) = (named("path", path, path_b64)?, directories(beneath)?);
     let mode = number("mode", mode, MAX_MODE)?;
-    files.make_directory(&path, mode, parents.unwrap_or(false))?;
+    files.make_directory(Beneath(below.as_deref()), &path, mode, parents.unwrap_or(false))?;
     log::info(format_args!("x-guest-file-mkdir, filepath: {}", path.display()));
+    Ok(Outcome::empty())
+}
+
+fn reach(files: &mut FileTable, request: &Request) -> Result<Outcome, QgaError> {
+    let XFileBeneath { path, path_b64, beneath } = arguments(request)?;
+    let (path, below) = (named("path", path, path_b64)?, directories(Some(beneath))?);
+    files.reach(Beneath(below.as_deref()), &path)?;
     Ok(Outcome::empty())
 }
 
@@ -131,6 +145,20 @@ fn named(
         return Err(invalid(&format!("{argument} is empty or contains a NUL")));
     }
     Ok(PathBuf::from(OsString::from_vec(path)))
+}
+
+/// The directories of `beneath`, whose names say where they are.
+fn directories(beneath: Option<Vec<String>>) -> Result<Option<Vec<PathBuf>>, QgaError> {
+    let Some(beneath) = beneath else { return Ok(None) };
+    let directories: Vec<_> = beneath.into_iter().map(PathBuf::from).collect();
+    let plain = |path: &PathBuf| {
+        let up = path.components().any(|part| part == Component::ParentDir);
+        path.is_absolute() && !up && !path.as_os_str().as_encoded_bytes().contains(&0)
+    };
+    if directories.is_empty() || !directories.iter().all(plain) {
+        return Err(invalid("beneath takes absolute paths without '..', one at least"));
+    }
+    Ok(Some(directories))
 }
 
 fn bytes(base64: Base64Text) -> Result<Vec<u8>, QgaError> {

@@ -23,6 +23,8 @@ mod dispatcher;
 #[cfg(test)]
 mod exec;
 #[cfg(test)]
+mod file_beneath;
+#[cfg(test)]
 mod file_names;
 #[cfg(test)]
 mod file_policy;

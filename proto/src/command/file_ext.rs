@@ -1,11 +1,12 @@
 //! Our agent's own commands for files: `x-guest-file-stat`, `-list`, `-open`, `-create`, `-sync`, `-commit`,
-//! `-rename`, `-remove`, `-mkdir`.
+//! `-rename`, `-remove`, `-mkdir`, `-beneath`.
 //!
 //! A stock agent does not have them. Their errors carry the name of the error number
 //! ([`QgaError::errno`](crate::QgaError::errno)), and so do those of `guest-file-read`, `-write` and
 //! so on for handles that come from here. See `docs/extensions.md`.
 //!
-//! Paths are text, or any bytes but NUL in base64: one of the two members.
+//! Paths are text, or any bytes but NUL in base64: one of the two members. Where `beneath` is given,
+//! the kernel holds them below those directories.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -28,6 +29,9 @@ pub struct XFileStat {
     /// Whether a link at the end is followed. Absent: it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follow: Option<bool>,
+    /// The file must lie below one of these directories; no link and no `..` leads there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beneath: Option<Vec<String>>,
 }
 
 impl Command for XFileStat {
@@ -107,6 +111,9 @@ pub struct XFileList {
     /// Entries at most, 1 to 1000. Absent means 1000. Long names make a page shorter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<i64>,
+    /// The file must lie below one of these directories; no link and no `..` leads there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beneath: Option<Vec<String>>,
 }
 
 impl Command for XFileList {
@@ -157,6 +164,9 @@ pub struct XFileOpen {
     /// write files too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write: Option<bool>,
+    /// The file must lie below one of these directories; no link and no `..` leads there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beneath: Option<Vec<String>>,
 }
 
 impl Command for XFileOpen {
@@ -184,6 +194,9 @@ pub struct XFileCreate {
     /// The path's bytes, base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_b64: Option<Base64Text>,
+    /// The file must lie below one of these directories; no link and no `..` leads there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beneath: Option<Vec<String>>,
 }
 
 impl Command for XFileCreate {
@@ -296,6 +309,9 @@ pub struct XFileRename {
     /// Whether what is there already gives way. Absent: it does not, and that is an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replace: Option<bool>,
+    /// Both ends must lie below some of these directories; no link and no `..` leads to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beneath: Option<Vec<String>>,
 }
 
 impl Command for XFileRename {
@@ -316,6 +332,9 @@ pub struct XFileRemove {
     /// What must stand there for it to be removed. Absent: anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<Expected>,
+    /// The file must lie below one of these directories; no link and no `..` leads there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beneath: Option<Vec<String>>,
 }
 
 impl Command for XFileRemove {
@@ -339,9 +358,33 @@ pub struct XFileMkdir {
     /// Make the directories above it too; one that is there already is no error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parents: Option<bool>,
+    /// The file must lie below one of these directories; no link and no `..` leads there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beneath: Option<Vec<String>>,
 }
 
 impl Command for XFileMkdir {
     const INFO: CommandInfo = CommandInfo::change("x-guest-file-mkdir", Right::FilesWrite);
+    type Return = Empty;
+}
+
+/// `x-guest-file-beneath`: whether a path lies below one of some directories, and is there. Whoever
+/// has this command keeps to the `beneath` of the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct XFileBeneath {
+    /// The path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The path's bytes, base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_b64: Option<Base64Text>,
+    /// The directories.
+    pub beneath: Vec<String>,
+}
+
+impl Command for XFileBeneath {
+    const INFO: CommandInfo =
+        CommandInfo { right: Right::FilesRead, ..CommandInfo::query("x-guest-file-beneath") };
     type Return = Empty;
 }

@@ -51,8 +51,8 @@ pub use self::file::{
 };
 pub use self::file_ext::{
     CreatedFile, DirectoryEntry, Expected, FileKind, FileList, FileStat, FileSync, OpenFile,
-    XFileCommit, XFileCreate, XFileList, XFileMkdir, XFileOpen, XFileRemove, XFileRename,
-    XFileStat, XFileSync,
+    XFileBeneath, XFileCommit, XFileCreate, XFileList, XFileMkdir, XFileOpen, XFileRemove,
+    XFileRename, XFileStat, XFileSync,
 };
 pub use self::filesystem::{FilesystemInfo, GuestFstrim, GuestGetFsinfo, TrimReport, TrimResult};
 pub use self::fsfreeze::{
@@ -306,6 +306,7 @@ pub const COMMANDS: &[CommandInfo] = &[
     XFileRename::INFO,
     XFileRemove::INFO,
     XFileMkdir::INFO,
+    XFileBeneath::INFO,
 ];
 
 /// Commands that agents on other systems have and ours does not. No part of what an agent offers.

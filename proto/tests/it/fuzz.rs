@@ -1,14 +1,15 @@
 //! Entries for a fuzzer, and the corpus that every test run replays.
 //!
 //! Each entry takes any bytes and must neither panic nor grow beyond its bounds. To fuzz, call
-//! them from any harness (`cargo fuzz`, AFL, honggfuzz); put what they find into `tests/corpus`.
+//! them from any harness (`make fuzz`, AFL, honggfuzz); what they find goes into `tests/corpus`.
 
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use qga_proto::command::{
-    COMMANDS, GuestFileOpen, GuestFileSeek, GuestFileWrite, GuestFsfreezeFreezeList, GuestInfo,
-    GuestPing, GuestShutdown, GuestSync,
+    COMMANDS, GuestExecStatus, GuestFileOpen, GuestFileRead, GuestFileSeek, GuestFileWrite,
+    GuestFsfreezeFreeze, GuestFsfreezeFreezeList, GuestGetFsinfo, GuestInfo, GuestPing,
+    GuestShutdown, GuestSync,
 };
 use qga_proto::json::{Deframer, Framed};
 use qga_proto::{Call, Client, ClientConfig, ClientEvent, Outcome, Server, SyncIds};
@@ -77,20 +78,44 @@ fn agrees_with_serde_json(bytes: &[u8]) {
     }
 }
 
-fn replay(name: &str, entry: fn(&[u8])) {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
-    let mut files = 0;
-    for file in std::fs::read_dir(folder).unwrap() {
-        entry(&std::fs::read(file.unwrap().path()).unwrap());
-        files += 1;
+/// A reply as it came in a line, whatever may be asked of it.
+pub(crate) fn reply(bytes: &[u8]) {
+    let now = Instant::now();
+    let ids = SyncIds { delimited: 2, probe: 4, plain: 6, session: 1 };
+    let mut client = Client::new(ClientConfig::default());
+    client.start_sync(now, ids);
+    // Synced, and with a call under way whose reply this may be.
+    client.receive(now, b"\xff{\"return\":2}\n{\"return\":4,\"id\":\"0000000000000001\"}\n");
+    while client.poll_event().is_some() {}
+    let _ = client.send(&Call::new(&GuestPing {}, now + Duration::from_secs(1), 1 << 20));
+    client.consume_output(client.output().len());
+    client.receive(now, bytes);
+    client.receive(now, b"\n");
+    while let Some(event) = client.poll_event() {
+        if let ClientEvent::Reply { result: Ok(text), .. } = event {
+            let _ = text.decode::<GuestInfo>();
+            let _ = text.decode::<GuestGetFsinfo>();
+            let _ = text.decode::<GuestFileRead>();
+            let _ = text.decode::<GuestExecStatus>();
+            let _ = text.decode::<GuestFsfreezeFreeze>();
+            let _ = text.into_file_chunk();
+        }
     }
-    assert!(files >= 5, "{name}: {files} files");
+}
+
+fn fuzz(name: &str, entry: fn(&[u8])) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
+    qga_testing::fuzz(&folder, 2000, |bytes| {
+        entry(bytes);
+        0u64
+    });
 }
 
 #[test]
-fn the_corpus_is_replayed() {
-    replay("server", server);
-    replay("client", client);
+fn the_corpus_and_what_is_like_it_does_no_harm() {
+    for (name, entry) in [("server", server as fn(&[u8])), ("client", client), ("reply", reply)] {
+        fuzz(name, entry);
+    }
 }
 
 /// Fragments that get further than random bytes do.

@@ -153,16 +153,16 @@ fn arguments_of_the_file_extensions() {
                 path_b64: path_b64.clone(),
                 after_b64: Some(Base64Text::new(*b"a")),
                 limit: Some(10),
-                path: None,
+                ..XFileList::default()
             }),
             "x-guest-file-list {\"path-b64\":\"L/8=\",\"after-b64\":\"YQ==\",\"limit\":10}",
         ),
         (
-            json(&XFileOpen { path: path.clone(), write: Some(true), path_b64: None }),
+            json(&XFileOpen { path: path.clone(), write: Some(true), ..XFileOpen::default() }),
             "x-guest-file-open {\"path\":\"/x\",\"write\":true}",
         ),
         (
-            json(&XFileCreate { path_b64, path: None }),
+            json(&XFileCreate { path_b64, ..XFileCreate::default() }),
             "x-guest-file-create {\"path-b64\":\"L/8=\"}",
         ),
         (json(&XFileSync { handle: 1000 }), "x-guest-file-sync {\"handle\":1000}"),
@@ -185,23 +185,28 @@ fn arguments_of_the_file_extensions() {
             json(&XFileRename {
                 path: path.clone(),
                 to: Some("/y".into()),
-                to_b64: None,
-                path_b64: None,
                 replace: Some(true),
+                ..XFileRename::default()
             }),
             "x-guest-file-rename {\"path\":\"/x\",\"to\":\"/y\",\"replace\":true}",
         ),
         (
             json(&XFileRemove {
                 path: path.clone(),
-                path_b64: None,
                 expect: Some(Expected { absent: true, ..Expected::default() }),
+                ..XFileRemove::default()
             }),
             "x-guest-file-remove {\"path\":\"/x\",\"expect\":{\"absent\":true}}",
         ),
         (
-            json(&XFileMkdir { path, path_b64: None, mode: Some(0o700), parents: Some(true) }),
-            "x-guest-file-mkdir {\"path\":\"/x\",\"mode\":448,\"parents\":true}",
+            json(&XFileMkdir {
+                path,
+                mode: Some(0o700),
+                parents: Some(true),
+                beneath: Some(vec!["/".into()]),
+                ..XFileMkdir::default()
+            }),
+            "x-guest-file-mkdir {\"path\":\"/x\",\"mode\":448,\"parents\":true,\"beneath\":[\"/\"]}",
         ),
     ] {
         assert_eq!(ours, frozen);

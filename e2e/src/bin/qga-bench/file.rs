@@ -153,6 +153,14 @@ impl Transfer {
         Ok(start.elapsed())
     }
 
+    /// [`Transfer::pass`] with so many requests on their way.
+    pub(crate) fn pass_ahead(&mut self, in_flight: usize) -> Result<Duration> {
+        self.link.ask(&self.rewind)?;
+        let start = Instant::now();
+        self.link.pipeline(&self.request, self.reply_length, in_flight, self.chunks)?;
+        Ok(start.elapsed())
+    }
+
     fn check(&mut self, kind: Kind, chunk: &[u8], handle: i64, files: Files) -> Result<()> {
         for _ in 0..self.chunks {
             let reply = self.link.ask(&self.request)?;
@@ -203,7 +211,7 @@ pub(crate) fn returned(reply: &[u8]) -> Result<Value> {
 }
 
 /// Bytes without a pattern, always the same.
-fn noise(length: usize) -> Vec<u8> {
+pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {

@@ -15,7 +15,7 @@ const ANSWER_BOUND: Duration = Duration::from_secs(20);
 /// The request that is measured.
 pub(crate) const PING: &[u8] =
     b"POST /vms/demo/ping HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
-const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+pub(crate) const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
 /// One keep-alive connection.
 #[derive(Debug)]
@@ -64,12 +64,12 @@ impl HttpLink {
     }
 }
 
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+pub(crate) fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
 /// Servers here write header names in small letters.
-fn content_length(head: &[u8]) -> Option<usize> {
+pub(crate) fn content_length(head: &[u8]) -> Option<usize> {
     let name = b"\r\ncontent-length: ";
     let at = find(head, name)? + name.len();
     let digits = head[at..].iter().take_while(|byte| byte.is_ascii_digit());

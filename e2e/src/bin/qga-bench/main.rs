@@ -16,7 +16,9 @@ mod file;
 mod fleet;
 mod footprint;
 mod gateway;
+mod hostile;
 mod http;
+mod http_file;
 mod idle_vms;
 mod interrupt;
 mod link;
@@ -25,6 +27,9 @@ mod report;
 mod round;
 mod samples;
 mod steady;
+mod streams;
+mod streams_load;
+mod streams_vm;
 mod table;
 mod target;
 mod vm;
@@ -70,6 +75,7 @@ enum Part {
     Agent,
     Vm,
     Gateway,
+    Streams,
     Fleet,
 }
 
@@ -114,7 +120,7 @@ fn bench(arguments: Arguments) -> Result<()> {
     let mut tables = Vec::new();
     let circumstances = circumstances(&place, effort);
     if wanted(Part::Agent) {
-        tables.push(agents(ours, &target, dir.path(), effort));
+        tables.push(agents(ours.clone(), &target, dir.path(), effort));
     }
     if wanted(Part::Vm) {
         tables.push(vm::table(&file, effort));
@@ -122,6 +128,11 @@ fn bench(arguments: Arguments) -> Result<()> {
     if wanted(Part::Gateway) {
         tables.push(gateway::table(&gateway, &dir.path().join("gateway"), effort));
         tables.push(idle_vms::table(&gateway, &dir.path().join("idle"), effort));
+    }
+    if wanted(Part::Streams) {
+        let dir = dir.path().join("streams");
+        tables.push(streams::table(&gateway, &ours, &target, &dir, effort));
+        tables.push(streams_vm::table(&gateway, &file, effort));
     }
     if wanted(Part::Fleet) {
         tables.push(fleet::table(&gateway, &dir.path().join("fleet"), effort));

@@ -29,6 +29,12 @@ pub(crate) struct Effort {
     pub(crate) vm_file: usize,
     /// Whether qemu-ga gets a VM too.
     pub(crate) vm_stock: bool,
+    /// Size of a file that goes over HTTP, and of the one that memory is watched over, in chunks.
+    pub(crate) stream: usize,
+    pub(crate) stream_vm: usize,
+    pub(crate) stream_long: u64,
+    /// How long transfers at once are watched.
+    pub(crate) stream_watch: Duration,
 }
 
 impl Effort {
@@ -44,6 +50,10 @@ impl Effort {
         vm_rounds: 7,
         vm_file: 4 << 20,
         vm_stock: true,
+        stream: 256,
+        stream_vm: 64,
+        stream_long: 10 << 30,
+        stream_watch: Duration::from_secs(4),
     };
     /// Enough to see that everything works, and no more.
     pub(crate) const QUICK: Self = Self {
@@ -58,6 +68,10 @@ impl Effort {
         vm_rounds: 1,
         vm_file: 1 << 20,
         vm_stock: false,
+        stream: 8,
+        stream_vm: 4,
+        stream_long: 32 << 20,
+        stream_watch: Duration::from_millis(500),
     };
 }
 

@@ -9,12 +9,12 @@ mod inside;
 mod sleep;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use qga_e2e::sim::{self, Blueprint, Commands, Fleet, Latency, Mode};
+use qga_e2e::sim::{self, Attack, Blueprint, Commands, Fleet, Latency, Mode};
 
 /// Simulates virtual machines with guest agents on Unix sockets, until it is killed.
 #[derive(Debug, Parser)]
@@ -48,6 +48,18 @@ enum Role {
     /// Listens on standard input in a QEMU's place.
     #[command(hide = true)]
     Listen,
+    /// One hostile guest of each kind, `hostile-0.sock` and so on.
+    #[command(hide = true)]
+    Hostile {
+        /// Where the sockets go.
+        dir: PathBuf,
+    },
+    /// Takes what hostile guests send, as a gateway would that does nothing with it.
+    #[command(hide = true)]
+    Sink {
+        /// Where their sockets are.
+        dir: PathBuf,
+    },
     /// Freezes while the wall clock jumps. This sets the clock of the machine that it runs on.
     #[command(hide = true)]
     JumpClock {
@@ -70,6 +82,8 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match &arguments.role {
         Some(Role::Listen) => return sim::listen_on_stdin(),
+        Some(Role::Hostile { dir }) => return hostile(dir),
+        Some(Role::Sink { dir }) => return sim::drain(&hostile_sockets(dir)),
         Some(Role::JumpClock { gateway, dir }) => return clock::run(gateway, dir),
         Some(Role::Sleep { gateway, dir }) => return sleep::run(gateway, dir),
         None => {}
@@ -82,12 +96,34 @@ fn main() -> Result<()> {
     for machine in &machines {
         machine.latency(Commands::Calls, arguments.latency_ms);
     }
-    let mut stdout = std::io::stdout();
-    writeln!(stdout, "{} machines in {}", machines.len(), dir.display())?;
-    stdout.flush()?;
+    say(&format!("{} machines in {}", machines.len(), dir.display()))?;
     loop {
         std::thread::park();
     }
+}
+
+fn hostile(dir: &Path) -> Result<()> {
+    let fleet = Fleet::new(dir)?;
+    let guests: Result<Vec<_>> = Attack::ALL
+        .iter()
+        .zip(hostile_sockets(dir))
+        .map(|(attack, socket)| fleet.hostile_at(&socket, *attack))
+        .collect();
+    let guests = guests?;
+    say(&format!("{} hostile guests in {}", guests.len(), dir.display()))?;
+    loop {
+        std::thread::park();
+    }
+}
+
+fn hostile_sockets(dir: &Path) -> Vec<PathBuf> {
+    (0..Attack::ALL.len()).map(|number| dir.join(format!("hostile-{number}.sock"))).collect()
+}
+
+fn say(line: &str) -> Result<()> {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{line}")?;
+    Ok(stdout.flush()?)
 }
 
 fn latency(text: &str) -> Result<Latency, String> {

@@ -21,12 +21,14 @@ const FIRST: [&str; 13] = [
     "guest-fsfreeze-thaw",
 ];
 /// What has come since, everywhere.
-const LATER: [&str; 5] = [
+const LATER: [&str; 7] = [
     "guest-sync-delimited",
     "guest-get-time",
     "guest-fsfreeze-freeze-list",
     "guest-get-host-name",
     "guest-get-osinfo",
+    "guest-exec",
+    "guest-exec-status",
 ];
 const NOT_ON_BSD: [&str; 4] =
     ["guest-get-fsinfo", "guest-fstrim", "guest-get-timezone", "guest-get-vcpus"];

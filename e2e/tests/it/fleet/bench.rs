@@ -6,16 +6,19 @@ use serde_json::Value;
 
 use super::gateway_program;
 
-const ROWS: [&str; 9] = [
+const ROWS: [&str; 12] = [
     "start-up, until 100 VMs are reported ready",
     "memory per idle VM, after a sync and a 1 MiB reply",
     "processor while 100 VMs idle",
     "group freeze of 20, guests at once",
     "group freeze of 20, guests 0–300 ms: beyond the slowest",
     "ping p99, 20 VMs",
-    "… nine hostile guests among them",
+    "… nine hostile guests elsewhere on the machine",
     "… by that without them",
-    "… memory that they cost",
+    "… nine hostile guests among the gateway's",
+    "… by that with them elsewhere",
+    "… processor that they cost the gateway",
+    "… memory that they cost it",
 ];
 
 #[test]

@@ -3,8 +3,9 @@
 mod getting_started;
 mod recipes;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Instant;
@@ -24,7 +25,12 @@ struct Host {
     place: PathBuf,
     gateway: PathBuf,
     port: u16,
+    /// The group of the gateway's user.
+    group: u32,
 }
+
+/// Stands for the user `qga` and its group, where the test may become somebody: nobody else has this number.
+const QGA: u32 = 64_999;
 
 impl Host {
     /// Boots the VM; `None` after a line that says what is missing.
@@ -47,9 +53,24 @@ impl Host {
         for (socket, name) in sockets {
             fs::hard_link(socket, place.join("run/qga").join(name)).unwrap();
         }
+        let root = rustix::process::geteuid().is_root();
+        let group = if root { QGA } else { rustix::process::getegid().as_raw() };
+        if root {
+            // What the packages and QEMU's umask would have made of these.
+            let [state, api, vms] = ["var/lib/qga-gateway", "run/qga-gateway", "run/qga"];
+            for dir in [state, api] {
+                chown(place.join(dir), Some(QGA), Some(QGA)).unwrap();
+            }
+            let sockets = fs::read_dir(place.join(vms)).unwrap().map(|entry| entry.unwrap().path());
+            for path in sockets {
+                chown(&path, None, Some(QGA)).unwrap();
+                fs::set_permissions(&path, Permissions::from_mode(0o770)).unwrap();
+            }
+            fs::set_permissions(guest.dir(), Permissions::from_mode(0o711)).unwrap();
+        }
         // Free a moment ago. The page has a fixed one.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Some(Self { guest, place, gateway, port })
+        Some(Self { guest, place, gateway, port, group })
     }
 
     /// A path of the guides, as it is here.
@@ -64,7 +85,7 @@ impl Host {
             text = text.replace(dir, &format!("{}{dir}", self.place.display()));
         }
         let examples = workspace().join("deploy/examples/").display().to_string();
-        let group = rustix::process::getegid().as_raw();
+        let group = self.group;
         text.replace("/usr/share/doc/qga-gateway/examples/", &examples)
             .replace("8470", &self.port.to_string())
             .replace("-g qga ", &format!("-g {group} "))
@@ -80,6 +101,7 @@ impl Host {
             .env("HOME", self.path("/root"))
             .env("GATEWAY", &self.gateway)
             .env("PLACE", &self.place)
+            .env("QGA", self.group.to_string())
             .output()
             .unwrap();
         let seconds = begun.elapsed().as_secs_f32();

@@ -6,12 +6,17 @@ config=$PLACE/etc/qga-gateway/config.toml
 
 qga-gateway() { command qga-gateway --config "$config" "$@"; }
 
+# As the user of the unit, where that user could start the program from where it lies here.
+as_qga=()
+user=(setpriv --reuid "$QGA" --regid "$QGA" --clear-groups --)
+if ((EUID == 0)) && "${user[@]}" test -x "$GATEWAY"; then as_qga=("${user[@]}"); fi
+
 systemctl() {
   local end=$((SECONDS + 30)) before
   case $* in
     "restart qga-gateway")
       # Ends with this shell.
-      setpriv --pdeathsig KILL -- "$GATEWAY" --config "$config" >>"$PLACE/gateway.log" 2>&1 &
+      "${as_qga[@]}" setpriv --pdeathsig KILL -- "$GATEWAY" --config "$config" >>"$PLACE/gateway.log" 2>&1 &
       gateway=$!
       until curl -sf --unix-socket "$QGA_SOCKET" http://localhost/readyz >/dev/null; do
         kill -0 "$gateway" && ((SECONDS < end)) || return 1

@@ -195,9 +195,8 @@ impl Lie<'_> {
     fn operations(&mut self) {
         let bed = self.bed;
         let freezes = |path: &String| path.contains("/fsfreeze") || path.starts_with("/freezes");
-        // The simulator has neither files nor programs to follow: those are lied to in the
-        // gateway's own tests.
-        let streams = |path: &String| path.ends_with("/files/content") || path.contains("{pid}");
+        // These last as long as the program: they are lied to in the gateway's own tests.
+        let streams = |path: &String| path.ends_with("/output") || path.ends_with("/attach");
         let paths = bed.document["paths"].as_object().unwrap();
         for (path, item) in paths.iter().filter(|(path, _)| !freezes(path) && !streams(path)) {
             // A HEAD is its GET, and has no body to look at.
@@ -205,7 +204,11 @@ impl Lie<'_> {
             for (method, operation) in item {
                 let commands = operation["x-qga-command"].as_str().unwrap_or_default();
                 let raw = path.ends_with("/commands/{name}");
-                let names = commands.split(", ").any(|name| name == self.about.name);
+                let names = commands.split([',', ';']).flat_map(|some| some.split(" or "));
+                let names = names.map(str::trim).any(|name| name == self.about.name);
+                // What a process is asked about comes of its status.
+                let names =
+                    names || path.contains("{pid}") && self.about.name.starts_with("guest-exec");
                 // The three of them share one operation.
                 let names = names || path.ends_with("/suspend") && self.about.name.contains("susp");
                 if raw || names {
@@ -226,8 +229,10 @@ impl Lie<'_> {
             "guest-ssh-remove-authorized-keys" => {
                 body = json!({ "remove": ["ssh-ed25519 AAAA x"] });
             }
+            "guest-file-write" if path.ends_with("/files/content") => body = json!("content"),
             _ => {}
         }
+        let Some(pid) = self.process(path) else { return };
         let named = if path.contains("/commands/") { self.about.name } else { "ada" };
         if path.contains("/commands/") {
             body = json!({ "arguments": {} });
@@ -235,9 +240,20 @@ impl Lie<'_> {
         let path = path
             .replace("{id}", &id(self.machine))
             .replace("{handle}", "1000")
+            .replace("{pid}", &pid)
             .replace("{name}", named);
         let path = path + &query(operation);
         self.ask(method, &path, &body, operation);
+    }
+
+    /// A process for an operation that is about one, if it could be started.
+    fn process(&self, path: &str) -> Option<String> {
+        if !path.contains("{pid}") {
+            return Some(String::new());
+        }
+        let start = format!("/vms/{}/processes", id(self.machine));
+        let started = self.bed.rest.post(&start, &json!({ "argv": ["/bin/true"] })).unwrap();
+        (started.status == 201).then(|| started.json["pid"].to_string())
     }
 
     /// Asks, and looks whether the answer is one that the document has.
@@ -258,7 +274,8 @@ impl Lie<'_> {
             None
         } else if reply.status < 300 {
             let schema = &said["content"]["application/json"]["schema"];
-            schemas.why_not(schema, &reply.json)
+            // What has another form is a file's bytes.
+            if schema.is_null() { None } else { schemas.why_not(schema, &reply.json) }
         } else {
             let bad = reply.status == 502 && reply.code() != "agent_bad_reply";
             (bad || reply.code().is_empty()).then(|| "no right code".to_owned())

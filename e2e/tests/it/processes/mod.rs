@@ -1,7 +1,8 @@
 //! Programs as streams, with the real agent on this machine: no VM is needed to run programs.
 
 mod browser;
-mod shell;
+mod limited;
+pub(crate) mod shell;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,21 +19,26 @@ use crate::fleet::gateway_program;
 const SOON: Duration = Duration::from_secs(30);
 
 /// An agent and a gateway before it.
-struct Here {
+pub(crate) struct Here {
     agent: Process,
-    gateway: Gateway,
+    pub(crate) gateway: Gateway,
     program: PathBuf,
-    dir: TempDir,
+    pub(crate) dir: TempDir,
 }
 
 impl Here {
-    fn start(config: &str) -> Option<Self> {
-        let gateway = gateway_program()?;
-        let agent = gateway.with_file_name("qga-agent");
+    pub(crate) fn start(config: &str) -> Option<Self> {
+        let agent = gateway_program()?.with_file_name("qga-agent");
         if !agent.is_file() {
             missing("no qga-agent; run cargo build -p qga-agent");
             return None;
         }
+        Self::with(agent, config)
+    }
+
+    /// With this agent, which has to do with files and programs only: it runs on this machine.
+    pub(crate) fn with(agent: PathBuf, config: &str) -> Option<Self> {
+        let gateway = gateway_program()?;
         let dir = TempDir::new().unwrap();
         let process = spawn(&agent, dir.path());
         let vms = [("vm".to_owned(), dir.path().join("vm.sock"))];
@@ -65,7 +71,11 @@ impl Here {
         until(what, SOON, || Ok(Some(self.show(pid)).filter(|process| holds(process)))).unwrap()
     }
 
-    fn curl(&self, arguments: &[&str], path: &str) -> Output {
+    pub(crate) fn agent_pid(&self) -> u32 {
+        self.agent.id()
+    }
+
+    pub(crate) fn curl(&self, arguments: &[&str], path: &str) -> Output {
         let socket = self.gateway.socket();
         Command::new("curl")
             .args(["-sS", "--max-time", "60", "--unix-socket"])

@@ -9,12 +9,12 @@ use qga_testing::missing;
 use super::{Here, SOON};
 
 /// A tmux server of its own, with one window.
-struct Tmux {
+pub(crate) struct Tmux {
     socket: PathBuf,
 }
 
 impl Tmux {
-    fn start(dir: &Path) -> Option<Self> {
+    pub(crate) fn start(dir: &Path) -> Option<Self> {
         if qga_testing::program("tmux").is_none() {
             missing("no tmux; run scripts/install-deps");
             return None;
@@ -25,7 +25,7 @@ impl Tmux {
         Some(tmux)
     }
 
-    fn run(&self, arguments: &[&str]) -> String {
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
         let mut tmux = Command::new("tmux");
         let done = tmux.arg("-S").arg(&self.socket).args(["-f", "/dev/null"]).args(arguments);
         let done = done.output().unwrap();
@@ -33,13 +33,13 @@ impl Tmux {
         String::from_utf8(done.stdout).unwrap()
     }
 
-    fn types(&self, text: &str) {
+    pub(crate) fn types(&self, text: &str) {
         self.run(&["send-keys", "-l", text]);
         self.run(&["send-keys", "Enter"]);
     }
 
     /// Waits until a line of the screen is that.
-    fn shows(&self, line: &str) {
+    pub(crate) fn shows(&self, line: &str) {
         let shown = until(format!("the line {line:?}"), SOON, || {
             let screen = self.run(&["capture-pane", "-p"]);
             Ok(screen.lines().any(|shown| shown.trim_end() == line).then_some(()))

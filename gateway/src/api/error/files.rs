@@ -22,6 +22,12 @@ pub(super) fn by_errno(vm: &VmHandle, info: &CommandInfo, error: &QgaError) -> O
         "ENOTDIR" => {
             (Code::NotADirectory, "has something there, or on the way there, that is no directory")
         }
+        // Of a pipe only where it is to be written to.
+        "ENXIO" => (
+            Code::NotAFile,
+            "has something there that cannot be opened: a socket, a named pipe that nobody reads, or \
+             a device that is not there",
+        ),
         "ENOTEMPTY" => (Code::DirectoryNotEmpty, "has entries in that directory"),
         "EBUSY" | "ETXTBSY" => (Code::FileBusy, "has that in use"),
         "ENOSPC" | "EDQUOT" => (Code::NoSpace, "has no room left on that disk"),

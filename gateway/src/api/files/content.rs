@@ -135,15 +135,15 @@ async fn read(
     with_body: bool,
 ) -> Result<Response, Problem> {
     caller.is_about(&path.lossy());
-    let vm = caller.vm(id, Right::FilesRead)?;
-    let stat = vm.offers(&XFileOpen::INFO).await?;
+    let (vm, beneath) = caller.files(id, Right::FilesRead, &[path], &[&XFileOpen::INFO]).await?;
+    let stat = beneath.is_held() || vm.offers(&XFileOpen::INFO).await?;
     let info = if stat { &XFileOpen::INFO } else { &GuestFileOpen::INFO };
     vm.admit(info).await?;
     if !stat {
         vm.needs_text(path)?;
     }
     vm.sends(info.name);
-    let opened = Opened::open(&vm.handle, path, stat).await;
+    let opened = Opened::open(&vm.handle, path, &beneath, stat).await;
     let opened = opened.map_err(|error| vm.transfer_failed(error))?;
     download::answer(&vm, path, opened, headers, with_body).await
 }
@@ -202,8 +202,9 @@ pub(in crate::api) async fn write_content(
     body: Body,
 ) -> Result<Response, Problem> {
     caller.is_about(&query.path.lossy());
-    let vm = caller.vm(&id, Right::FilesWrite)?;
-    let plan = upload::Plan::of(query, &headers)?;
+    let paths = [&query.path];
+    let (vm, beneath) = caller.files(&id, Right::FilesWrite, &paths, upload::COMMANDS).await?;
+    let plan = upload::Plan::of(query, &headers, beneath)?;
     let mut body = upload::Sent::new(body);
     let answer = upload::carry_out(&vm, caller.principal(), plan, &mut body).await;
     if answer.is_err() {

@@ -15,8 +15,9 @@ use utoipa::ToSchema;
 use super::FILE_PROBLEMS;
 use super::content::FilePath;
 use super::query::{FileQuery, Parameters, RawQuery, bad};
+use super::upload::COMMANDS;
 use super::validators::{Condition, Tag};
-use crate::api::caller::{Caller, Vm};
+use crate::api::caller::Caller;
 use crate::api::error::{Code, Problem};
 use crate::api::extract::{NoBody, Path};
 use crate::api::time::Timestamp;
@@ -129,11 +130,18 @@ pub(in crate::api) async fn show_file(
     FileQuery(query): FileQuery<ShowQuery>,
 ) -> Result<Response, Problem> {
     caller.is_about(&query.path.lossy());
-    let vm = caller.vm(&id, Right::FilesRead)?;
     let ShowQuery { path, after, limit, follow } = query;
-    let partial = own_partial(&caller, &vm, &path);
+    let (vm, beneath) = caller.files(&id, Right::FilesRead, &[&path], &[]).await?;
+    let partial = own_partial(&caller, &id, &path).await;
+    let beneath = beneath.argument();
     let (text, b64) = path.members();
-    let stat = XFileStat { path: text.clone(), path_b64: b64.clone(), handle: None, follow };
+    let stat = XFileStat {
+        path: text.clone(),
+        path_b64: b64.clone(),
+        handle: None,
+        follow,
+        beneath: beneath.clone(),
+    };
     let stat = match (vm.call(stat).await, &partial) {
         (Err(problem), Some(partial)) if problem.code() == Code::FileNotFound => {
             return Err(problem.received(partial.received));
@@ -143,7 +151,8 @@ pub(in crate::api) async fn show_file(
     let (mut entries, mut next) = (None, None);
     if stat.kind == FileKind::Directory {
         let after_b64 = after.map(Base64Text::new);
-        let list = vm.call(XFileList { path: text, path_b64: b64, after_b64, limit }).await?;
+        let list =
+            vm.call(XFileList { path: text, path_b64: b64, after_b64, limit, beneath }).await?;
         entries = Some(list.entries);
         next = list.next.map(|next| URL_SAFE_NO_PAD.encode_to_string(next.0));
     }
@@ -158,9 +167,12 @@ pub(in crate::api) async fn show_file(
     Ok(response)
 }
 
-fn own_partial(caller: &Caller, vm: &Vm, path: &GuestPath) -> Option<PartialBody> {
+async fn own_partial(caller: &Caller, id: &str, path: &GuestPath) -> Option<PartialBody> {
+    // Who may not write there any more has nothing to go on with.
+    let (vm, beneath) = caller.files(id, Right::FilesWrite, &[path], COMMANDS).await.ok()?;
     let (principal, id) = (caller.principal().clone(), vm.handle.id().clone());
-    let partial = partial(&vm.handle, &UploadKey { principal, vm: id, path: path.clone() })?;
+    let key = UploadKey { principal, vm: id, path: path.clone(), beneath };
+    let partial = partial(&vm.handle, &key)?;
     Some(PartialBody {
         received: partial.received,
         expires_at: partial.expires.map(Timestamp::from),
@@ -219,9 +231,9 @@ pub(in crate::api) async fn make_directory(
     _: NoBody,
 ) -> Result<StatusCode, Problem> {
     caller.is_about(&path.lossy());
-    let (path, path_b64) = path.members();
-    let vm = caller.vm(&id, Right::FilesWrite)?;
-    vm.call(XFileMkdir { path, path_b64, mode, parents }).await?;
+    let (vm, beneath) = caller.files(&id, Right::FilesWrite, &[&path], &[]).await?;
+    let ((path, path_b64), beneath) = (path.members(), beneath.argument());
+    vm.call(XFileMkdir { path, path_b64, mode, parents, beneath }).await?;
     Ok(StatusCode::CREATED)
 }
 
@@ -273,9 +285,10 @@ pub(in crate::api) async fn rename_file(
     _: NoBody,
 ) -> Result<StatusCode, Problem> {
     caller.is_about(&format!("{} -> {}", path.lossy(), to.lossy()));
+    let (vm, beneath) = caller.files(&id, Right::FilesWrite, &[&path, &to], &[]).await?;
     let ((path, path_b64), (to, to_b64)) = (path.members(), to.members());
-    let vm = caller.vm(&id, Right::FilesWrite)?;
-    vm.call(XFileRename { path, path_b64, to, to_b64, replace }).await?;
+    let beneath = beneath.argument();
+    vm.call(XFileRename { path, path_b64, to, to_b64, replace, beneath }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -349,7 +362,7 @@ async fn remove(
     headers: &HeaderMap,
 ) -> Result<StatusCode, Problem> {
     caller.is_about(&path.lossy());
-    let vm = caller.vm(id, Right::FilesWrite)?;
+    let (vm, beneath) = caller.files(id, Right::FilesWrite, &[path], &[]).await?;
     let expect = match Condition::of(headers) {
         Condition::OneOf(tags) => match &*tags {
             [tag] => Some(tag.expected()),
@@ -362,7 +375,7 @@ async fn remove(
         // A name that is not there cannot be removed anyway.
         _ => None,
     };
-    let (path, path_b64) = path.members();
-    vm.call(XFileRemove { path, path_b64, expect }).await?;
+    let ((path, path_b64), beneath) = (path.members(), beneath.argument());
+    vm.call(XFileRemove { path, path_b64, expect, beneath }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

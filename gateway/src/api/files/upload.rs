@@ -6,8 +6,8 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use qga_proto::command::{
-    Command as _, CommandInfo, FileStat, GuestFileOpen, XFileCommit, XFileCreate, XFileOpen,
-    XFileSync,
+    Command as _, CommandInfo, FileStat, GuestFileClose, GuestFileFlush, GuestFileOpen,
+    XFileCommit, XFileCreate, XFileOpen, XFileSync,
 };
 use serde::Serialize;
 use tokio::time::timeout;
@@ -21,7 +21,8 @@ use crate::api::caller::Vm;
 use crate::api::error::{Code, Problem};
 use crate::principal::Principal;
 use crate::vm::transfer::{
-    Broken, Digests, Finish, GuestPath, InPlace, PART, TransferError, Upload, UploadKey, Written,
+    Beneath, Broken, Digests, Finish, GuestPath, InPlace, PART, TransferError, Upload, UploadKey,
+    Written,
 };
 
 /// How long nothing may come of a body.
@@ -58,16 +59,25 @@ impl Parameters for UploadQuery {
     }
 }
 
+/// What carries it out where the guest's agent has extensions.
+pub(super) const COMMANDS: &[&CommandInfo] =
+    &[&XFileCreate::INFO, &XFileCommit::INFO, &XFileOpen::INFO];
+
 /// What a request asks for.
 pub(super) struct Plan {
     query: UploadQuery,
+    beneath: Beneath,
     place: Place,
     condition: Condition,
     digests: Digests,
 }
 
 impl Plan {
-    pub(super) fn of(query: UploadQuery, headers: &HeaderMap) -> Result<Self, Problem> {
+    pub(super) fn of(
+        query: UploadQuery,
+        headers: &HeaderMap,
+        beneath: Beneath,
+    ) -> Result<Self, Problem> {
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING) {
             return Err(Problem::new(
                 Code::UnsupportedMediaType,
@@ -98,7 +108,7 @@ impl Plan {
                 ));
             }
         }
-        Ok(Self { query, place, condition, digests: digests(headers)? })
+        Ok(Self { query, beneath, place, condition, digests: digests(headers)? })
     }
 
     fn commit(&self, upload: &Upload, expect: Option<qga_proto::command::Expected>) -> XFileCommit {
@@ -166,7 +176,8 @@ pub(super) async fn carry_out(
     plan: Plan,
     body: &mut Sent,
 ) -> Result<Done, Problem> {
-    let extended = vm.offers(&XFileCreate::INFO).await? && vm.offers(&XFileCommit::INFO).await?;
+    let extended = plan.beneath.is_held()
+        || vm.offers(&XFileCreate::INFO).await? && vm.offers(&XFileCommit::INFO).await?;
     if plan.query.in_place || !extended {
         in_place(vm, plan, body, extended).await
     } else {
@@ -183,8 +194,12 @@ async fn whole(
 ) -> Result<Done, Problem> {
     begin(vm, &XFileCreate::INFO).await?;
     let path = &plan.query.path;
-    let key =
-        UploadKey { principal: principal.clone(), vm: vm.handle.id().clone(), path: path.clone() };
+    let key = UploadKey {
+        principal: principal.clone(),
+        vm: vm.handle.id().clone(),
+        path: path.clone(),
+        beneath: plan.beneath.clone(),
+    };
     let upload = match plan.place.first {
         0 => Upload::create(&vm.handle, path, key, plan.digests.clone()).await,
         offset => Upload::resume(&vm.handle, key, offset, &plan.digests).await,
@@ -240,13 +255,18 @@ async fn in_place(vm: &Vm, plan: Plan, body: &mut Sent, extended: bool) -> Resul
     }
     begin(vm, if extended { &XFileOpen::INFO } else { &GuestFileOpen::INFO }).await?;
     let digests = plan.digests.clone();
-    let upload = Upload::in_place(&vm.handle, &query.path, place.first, how, digests).await;
+    let upload =
+        Upload::in_place(&vm.handle, &query.path, place.first, &plan.beneath, how, digests).await;
     let upload = upload.map_err(|error| vm.transfer_failed(error))?;
     let sent = body.pass_to(&upload, *place).await;
     sent.map_err(|problem| problem.written(upload.written()))?;
     let Written { received, .. } = upload.finish(Finish::Close).await.map_err(|broken| {
         let Broken { error, received } = broken;
-        vm.transfer_failed(error).written(received)
+        // A stock agent has a buffer: what it took and could not write out in the end is anywhere.
+        let at_the_end = matches!(&error, TransferError::Call { command, .. }
+            if [GuestFileFlush::INFO.name, GuestFileClose::INFO.name].contains(&command.name));
+        let problem = vm.transfer_failed(error);
+        if at_the_end && !extended { problem } else { problem.written(received) }
     })?;
     let body = UploadBody {
         path: query.path.lossy().into_owned(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -21,6 +21,7 @@ use super::request::SignalName;
 use crate::api::caller::Caller;
 use crate::api::error::{Code, Problem};
 use crate::api::extract::{Path, Query};
+use crate::api::origin::{Origin, elsewhere};
 use crate::vm::{InputError, InputWriter, OutputReader, Piece, Process, VmHandle};
 
 /// The largest message that a client may send.
@@ -110,7 +111,11 @@ pub(in crate::api) async fn attach_process(
     if app.stopping.is_cancelled() {
         return Err(stopping());
     }
-    same_origin(&headers, &uri)?;
+    // Tickets and tokens are no cookies, so that a browser sends none by itself; this is the second
+    // lock.
+    if app.origins().of(&headers, &uri) == Origin::Elsewhere {
+        return Err(elsewhere());
+    }
     let (vm, process) = path.find(&caller).await?;
     if !process.pty {
         return Err(Problem::new(
@@ -146,23 +151,6 @@ pub(in crate::api) async fn attach_process(
         .max_message_size(MAX_MESSAGE)
         .max_frame_size(MAX_MESSAGE)
         .on_upgrade(move |socket| attached.serve(socket, reader)))
-}
-
-/// Refuses what a page of somebody else's opens. Tickets and tokens are no cookies, so that a
-/// browser sends none by itself; this is the second lock.
-fn same_origin(headers: &HeaderMap, uri: &Uri) -> Result<(), Problem> {
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = host.or_else(|| uri.authority().map(|authority| authority.as_str()));
-    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
-    match (origin, host) {
-        (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host) => Ok(()),
-        _ => Err(Problem::new(
-            Code::Forbidden,
-            "The Origin header names another host than this gateway's: a page attaches only to the \
-             gateway that it comes from.",
-        )),
-    }
 }
 
 /// A client with a process's terminal.
@@ -217,7 +205,7 @@ impl Attached {
         // Errors on the way up are told on the way down; few, or the client waits.
         let (tell, told) = tokio::sync::mpsc::channel(8);
         let replaced = writer.replaced();
-        let may = || self.caller.may(&self.vm, Right::Exec);
+        let may = || self.caller.uses(&self.vm, &self.process);
         tokio::select! {
             end = self.down(sink, reader, told) => end,
             end = self.up(stream, writer, tell) => end,

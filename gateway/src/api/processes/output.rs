@@ -119,7 +119,7 @@ pub(in crate::api) async fn read_output(
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
         let reader = reader(app, &process, at.positions(query.stream))?;
-        events(Watched { stopping: app.stopping.clone(), vm, caller }, reader)
+        events(Watched { stopping: app.stopping.clone(), vm, process, caller }, reader)
     } else {
         bytes(caller, vm, &process, &query)?
     };
@@ -200,7 +200,8 @@ fn bytes(
     let mut at = [None; 2];
     at[n] = Some(offset);
     let reader = reader(caller.app(), process, at)?;
-    let watched = Watched { stopping: caller.app().stopping.clone(), vm, caller };
+    let process = process.clone();
+    let watched = Watched { stopping: caller.app().stopping.clone(), vm, process, caller };
     let raw = Raw { reader, watched };
     let stream = unfold(Some(raw), |raw| async move {
         let mut raw = raw?;
@@ -220,13 +221,14 @@ fn bytes(
 struct Watched {
     caller: Caller,
     vm: VmHandle,
+    process: std::sync::Arc<Process>,
     stopping: CancellationToken,
 }
 
 impl Watched {
     /// Returns once the gateway stops, or the caller may not read on.
     async fn over(&self) {
-        let may = || self.caller.may(&self.vm, Right::Exec);
+        let may = || self.caller.uses(&self.vm, &self.process);
         tokio::select! {
             () = self.stopping.cancelled() => {}
             () = self.caller.revoked(may) => {}

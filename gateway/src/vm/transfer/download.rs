@@ -12,7 +12,7 @@ use super::chunk::Read;
 use super::closing::GuestFile;
 use super::patience::Patience;
 use super::slots::Transfers;
-use super::{AHEAD, GuestPath, PART, TransferError, detached};
+use super::{AHEAD, Beneath, GuestPath, PART, TransferError, detached};
 use crate::vm::handle::VmHandle;
 
 /// A file that is open to be read.
@@ -32,14 +32,15 @@ impl Opened {
     pub(crate) async fn open(
         vm: &VmHandle,
         path: &GuestPath,
+        beneath: &Beneath,
         stat: bool,
     ) -> Result<Self, TransferError> {
         let slot = Transfers::begin(vm)?;
-        let (vm, path) = (vm.clone(), path.clone());
+        let (vm, path, beneath) = (vm.clone(), path.clone(), beneath.argument());
         detached(async move {
             if stat {
                 let (path, path_b64) = path.members();
-                let open = XFileOpen { path, path_b64, write: None };
+                let open = XFileOpen { path, path_b64, write: None, beneath };
                 let (file, opened) =
                     GuestFile::open(&vm, slot, open, |opened| opened.handle).await?;
                 Self::known(file, opened.stat).await

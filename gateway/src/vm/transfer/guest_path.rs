@@ -22,6 +22,11 @@ impl GuestPath {
         std::str::from_utf8(&self.0).ok()
     }
 
+    /// The bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// For a person, and for programs that can do with an approximation.
     pub(crate) fn lossy(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.0)

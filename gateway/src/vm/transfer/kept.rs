@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::upload::Writer;
-use super::{Digests, GuestPath, TransferError};
+use super::{Beneath, Digests, GuestPath, TransferError};
 use crate::principal::Principal;
 use crate::vm::VmId;
 use crate::vm::handle::VmHandle;
@@ -32,6 +32,8 @@ pub(crate) struct UploadKey {
     pub(crate) principal: Principal,
     pub(crate) vm: VmId,
     pub(crate) path: GuestPath,
+    /// What it was held below when it began: who may do less by now does not go on with it.
+    pub(crate) beneath: Beneath,
 }
 
 /// What there is of an upload.

@@ -15,6 +15,7 @@
 //! next one lies with the agent already. So a freeze or a ping waits for one chunk at most, the link
 //! is never idle, and transfers take turns.
 
+mod beneath;
 mod chunk;
 mod closing;
 mod digests;
@@ -28,6 +29,7 @@ mod upload;
 
 use std::future::Future;
 
+pub(crate) use self::beneath::Beneath;
 pub(crate) use self::digests::Digests;
 pub(crate) use self::download::{Download, Opened, Piece};
 pub(crate) use self::error::TransferError;

@@ -25,7 +25,7 @@ use super::closing::GuestFile;
 use super::kept::{self, Claim};
 use super::patience::Patience;
 use super::slots::Transfers;
-use super::{AHEAD, Digests, GuestPath, TransferError, UploadKey, detached};
+use super::{AHEAD, Beneath, Digests, GuestPath, TransferError, UploadKey, detached};
 use crate::vm::call::CallError;
 use crate::vm::handle::VmHandle;
 
@@ -103,7 +103,8 @@ impl Upload {
         let (vm, path) = (vm.clone(), path.clone());
         detached(async move {
             let (path, path_b64) = path.members();
-            let create = XFileCreate { path, path_b64 };
+            let beneath = key.beneath.argument();
+            let create = XFileCreate { path, path_b64, beneath };
             let (file, created) =
                 GuestFile::open(&vm, slot, create, |created| created.handle).await?;
             let writer = Writer::new(file, 0, digests, created.replaces);
@@ -117,15 +118,16 @@ impl Upload {
         vm: &VmHandle,
         path: &GuestPath,
         offset: u64,
+        beneath: &Beneath,
         how: InPlace,
         digests: Digests,
     ) -> Result<Self, TransferError> {
         let slot = Transfers::begin(vm)?;
-        let (vm, path) = (vm.clone(), path.clone());
+        let (vm, path, beneath) = (vm.clone(), path.clone(), beneath.argument());
         detached(async move {
             let file = if how == InPlace::PartExtended {
                 let (path, path_b64) = path.members();
-                let open = XFileOpen { path, path_b64, write: Some(true) };
+                let open = XFileOpen { path, path_b64, write: Some(true), beneath };
                 GuestFile::open(&vm, slot, open, |opened| opened.handle).await?.0
             } else {
                 let mode = if how == InPlace::Whole { "w" } else { "r+" };

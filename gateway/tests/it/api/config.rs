@@ -54,6 +54,7 @@ fn every_key_that_there_is_stands_in_the_example() {
     let tables = [
         "[listen]",
         "[listen.tls]",
+        "[cors]",
         "[audit]",
         "[limits]",
         "[timeouts]",

@@ -13,6 +13,7 @@ use qga_proto::command::{
     XFileCreate, XFileList, XFileMkdir, XFileOpen, XFileRemove, XFileRename, XFileStat, XFileSync,
 };
 use qga_proto::{Outcome, QgaError, Request, Server};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -35,6 +36,10 @@ struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     extended: bool,
+    /// An agent with extensions of the time before `beneath`.
+    pub(crate) older: bool,
+    /// What each extension was to stay beneath.
+    pub(crate) beneath: Vec<(&'static str, Value)>,
     pub(crate) frozen: bool,
     names: BTreeMap<Vec<u8>, u64>,
     files: HashMap<u64, File>,
@@ -262,6 +267,9 @@ impl Disk {
         if self.frozen && !info.allowed_while_frozen {
             return Outcome::Error(QgaError::disabled(info.name));
         }
+        if info.name.starts_with("x-guest-file-") {
+            self.beneath.push((info.name, beneath(info.name, request)));
+        }
         let done = self.answer(info.name, request);
         // Only extensions and their handles tell it.
         done.unwrap_or_else(|mut error| {
@@ -305,7 +313,7 @@ impl Disk {
                 self.stat(self.find(&bytes(path, path_b64))?)
             }),
             "x-guest-file-create" => Outcome::value(&{
-                let XFileCreate { path, path_b64 } = request.arguments()?;
+                let XFileCreate { path, path_b64, .. } = request.arguments()?;
                 self.create(bytes(path, path_b64))?
             }),
             "x-guest-file-sync" => {
@@ -325,7 +333,8 @@ impl Disk {
                 Outcome::empty()
             }
             "x-guest-file-rename" => {
-                let XFileRename { path, path_b64, to, to_b64, replace } = request.arguments()?;
+                let XFileRename { path, path_b64, to, to_b64, replace, .. } =
+                    request.arguments()?;
                 let (path, to) = (bytes(path, path_b64), bytes(to, to_b64));
                 let number = self.find(&path)?;
                 if self.names.contains_key(&to) && replace != Some(true) {
@@ -336,7 +345,7 @@ impl Disk {
                 Outcome::empty()
             }
             "x-guest-file-remove" => {
-                let XFileRemove { path, path_b64, expect } = request.arguments()?;
+                let XFileRemove { path, path_b64, expect, .. } = request.arguments()?;
                 let path = bytes(path, path_b64);
                 self.find(&path)?;
                 self.check(&path, expect)?;
@@ -350,7 +359,9 @@ impl Disk {
 
     fn info(&self) -> AgentInfo {
         let has = |info: &&CommandInfo| {
-            !info.is_extension() || self.extended && info.name.starts_with("x-guest-file-")
+            let known = info.name.starts_with("x-guest-file-")
+                && !(self.older && info.name == "x-guest-file-beneath");
+            !info.is_extension() || self.extended && known
         };
         let command = |info: &CommandInfo| AgentCommand {
             name: info.name.into(),
@@ -416,8 +427,10 @@ impl Disk {
 
     fn x_open(&mut self, open: XFileOpen) -> Result<OpenFile, QgaError> {
         let number = self.find(&bytes(open.path, open.path_b64))?;
-        if self.files[&number].kind == FileKind::Directory {
-            return Err(error("EISDIR", "Is a directory"));
+        match self.files[&number].kind {
+            FileKind::Directory => return Err(error("EISDIR", "Is a directory")),
+            FileKind::Socket => return Err(error("ENXIO", "No such device or address")),
+            _ => {}
         }
         Ok(OpenFile { handle: self.new_handle(number, None), stat: self.stat(number) })
     }
@@ -545,6 +558,21 @@ impl Disk {
         };
         FileList { entries: below.into_iter().map(entry).collect(), next }
     }
+}
+
+/// What an extension is to stay beneath.
+fn beneath(name: &str, request: &Request) -> Value {
+    let told = match name {
+        "x-guest-file-stat" => request.arguments::<XFileStat>().map(|stat| stat.beneath),
+        "x-guest-file-list" => request.arguments::<XFileList>().map(|list| list.beneath),
+        "x-guest-file-open" => request.arguments::<XFileOpen>().map(|open| open.beneath),
+        "x-guest-file-create" => request.arguments::<XFileCreate>().map(|create| create.beneath),
+        "x-guest-file-rename" => request.arguments::<XFileRename>().map(|rename| rename.beneath),
+        "x-guest-file-remove" => request.arguments::<XFileRemove>().map(|remove| remove.beneath),
+        "x-guest-file-mkdir" => request.arguments::<XFileMkdir>().map(|mkdir| mkdir.beneath),
+        _ => Ok(None),
+    };
+    told.unwrap().into()
 }
 
 fn bytes(path: Option<String>, b64: Option<qga_proto::base64::Base64Text>) -> Vec<u8> {

@@ -98,6 +98,7 @@ impl Gateway {
             registry: registry.clone(),
             leases: leases.clone(),
             authority: authority.clone(),
+            cors: config.cors.clone(),
             audit: audit.clone(),
             replies: Replies::load(&registry, store.clone()).unwrap(),
             stopping: stopping.clone(),

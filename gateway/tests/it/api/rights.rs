@@ -40,14 +40,14 @@ pub(super) fn with(ask: Ask, name: &str) -> Ask {
 }
 
 /// An operation of the document that needs a right.
-struct Operation {
-    method: String,
-    path: String,
-    right: String,
-    body: Option<Value>,
+pub(super) struct Operation {
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) right: String,
+    pub(super) body: Option<Value>,
 }
 
-fn operations(lease: &str) -> Vec<Operation> {
+pub(super) fn operations(lease: &str) -> Vec<Operation> {
     let document: Value = serde_json::from_str(&qga_gateway::api::openapi_json()).unwrap();
     let mut operations = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -105,7 +105,7 @@ fn example(document: &Value, content: &Value) -> Value {
     example
 }
 
-fn lacks_right(answer: &Answer) -> bool {
+pub(super) fn lacks_right(answer: &Answer) -> bool {
     answer.status == 403
         && answer.value()["detail"].as_str().unwrap().contains("does not have the right")
 }
@@ -195,6 +195,37 @@ async fn what_somebody_may_not_see_is_in_no_list_group_or_event() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn the_events_of_a_group_name_nobody_that_the_viewer_may_not_see() {
+    let one = grant("one", &["observe", "freeze"], "vms = [\"vm\"]");
+    let gateway = gateway(&(token("one") + &one)).await;
+    gateway.wait_for(qga_gateway::vm::LinkState::Ready).await;
+    let mut stream = Stream::open(with(gateway.ask_tcp("GET", "/events"), "one")).await;
+    let body = json!({"vms": ["vm", "absent"], "all_or_nothing": false});
+    let lease = gateway.ask("POST", "/freezes").json(&body).send().await.expect(201);
+    let path = format!("/freezes/{}", lease["id"].as_str().unwrap());
+    gateway.ask("PATCH", &path).json(&json!({})).send().await.expect(200);
+    gateway.ask("DELETE", &path).send().await.expect(200);
+    // Nor one that is rolled back because of the other.
+    let body = json!({"vms": ["vm", "absent"], "order": "sequential"});
+    gateway.ask("POST", "/freezes").json(&body).send().await.problem(503, "agent_unavailable");
+    gateway.ask("POST", "/vms/vm/fsfreeze").json(&json!({})).send().await.expect(201);
+    gateway.ask("DELETE", "/vms/vm/fsfreeze").send().await.expect(200);
+    let mut thawed = 0;
+    let mut seen = Vec::new();
+    while thawed < 2 {
+        let event = stream.event().await;
+        assert_eq!(event["vm_id"], "vm", "{event}");
+        assert!(!event.to_string().contains("absent"), "{event}");
+        thawed += usize::from(event["kind"] == "freeze.thawed");
+        seen.push(event["kind"].as_str().unwrap().to_owned());
+    }
+    for kind in ["freeze.frozen", "freeze.renewed"] {
+        assert!(seen.iter().any(|seen| seen == kind), "{seen:?}");
+    }
+    with(gateway.ask_tcp("GET", &path), "one").send().await.problem(404, "lease_not_found");
 }
 
 #[tokio::test]

@@ -50,6 +50,7 @@ async fn a_stopping_gateway_says_that_it_is_not_ready() {
         registry: gateway.registry.clone(),
         leases: gateway.leases.clone(),
         authority: authority.clone(),
+        cors: Default::default(),
         audit: qga_gateway::audit::Audit::default(),
         replies: qga_gateway::replies::Replies::new(&gateway.registry),
         stopping,

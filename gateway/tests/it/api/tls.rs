@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use qga_gateway::config::TlsConfig;
+use qga_gateway::config::{SecretFile, TlsConfig};
 use qga_gateway::server::Tls;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
@@ -176,8 +176,8 @@ fn what_is_wrong_with_a_file_is_said_with_its_name() {
     let authority = Authority::new();
     authority.sign("server", "localhost");
     let files = |certificate: &str, key: &str| TlsConfig {
-        certificate: authority.path(certificate),
-        key: authority.path(key),
+        certificate: SecretFile::Path(authority.path(certificate)),
+        key: SecretFile::Path(authority.path(key)),
         client_ca: None,
         client_certificate_required: false,
     };

@@ -486,7 +486,7 @@ async fn a_lease_keeps_no_more_text_than_a_person_reads() {
     let frame = Frame::ready().await;
     let names = (0..256).map(|n| format!("/{n:01000}"));
     let mountpoints = Some(names.chain(["/".to_owned()]).collect());
-    let policy = qga_gateway::vm::Policy::BestEffort;
+    let policy = Policy::BestEffort;
     let lease = frame.freeze(FreezeRequest { mountpoints, policy, ..request() }).await;
     let lease = lease.expect("freezes");
     let skipped = &lease.members[0].skipped;

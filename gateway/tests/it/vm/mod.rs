@@ -21,6 +21,7 @@ mod qmp;
 mod reload;
 mod repeats;
 mod restarts;
+mod seen;
 mod thaws;
 mod wire;
 

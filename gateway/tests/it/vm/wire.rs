@@ -264,7 +264,7 @@ async fn a_vm_that_goes_away_is_seen_to_be_gone_at_once() {
         guest.unlink();
         let gone = std::time::Instant::now();
         super::until(&vm, LinkState::Absent).await;
-        // A second, and what a loaded machine adds.
+        // A second, and what a loaded machine adds; `seen` holds it to the second.
         assert!(gone.elapsed() < Duration::from_secs(3), "{mode}: {:?}", gone.elapsed());
     }
 }
