@@ -42,11 +42,14 @@ impl Reloader {
         authority: &Authority,
     ) -> Result<(), ConfigError> {
         let config = Config::load(&self.file)?;
-        // First, so that nobody reaches a new VM by the old rules.
-        authority.replace(Rules::new(&config.grants, &config.tokens));
+        // First, so that nobody reaches a new VM by the old rules; and until all have their labels,
+        // nobody reaches an old one by the new rules alone.
+        authority.begin(Rules::new(&config.grants, &config.tokens));
         crate::server::raise_descriptors(config.all_vms().len());
+        let done = registry.reload(&config).await;
+        authority.settle();
         // The registry is closed only once nobody reloads any more.
-        let Some(done) = registry.reload(&config).await else { return Ok(()) };
+        let Some(done) = done else { return Ok(()) };
         tracing::info!(
             "{} is taken over: VMs added {}, removed {}, changed {}",
             self.file.display(),
@@ -57,7 +60,7 @@ impl Reloader {
         if !done.kept.is_empty() {
             let kept: Vec<&str> = done.kept.iter().map(|id| id.as_str()).collect();
             tracing::warn!(
-                "until their leases have ended, these stay as they were: {}",
+                "until their leases have ended, these stay as they were but for their labels: {}",
                 kept.join(", ")
             );
         }

@@ -3,7 +3,7 @@
 mod limited;
 mod streams;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,7 +97,7 @@ impl Caller {
     pub(crate) fn vm(&self, id: &str, right: Right) -> Result<Vm, Problem> {
         let vm = self.find(id).ok_or_else(|| vm_not_found(id))?;
         self.context.concerns(vm.id());
-        self.permit(vm.id(), Some(vm.labels()), right)?;
+        self.permit(vm.id(), Some(&*vm.labels()), right)?;
         Ok(self.of(vm))
     }
 
@@ -165,12 +165,13 @@ impl Caller {
     /// for it.
     pub(crate) fn authorise(&self, vm: &VmId, right: Right) -> Result<(), Problem> {
         let handle = self.app.registry.get(vm);
-        self.permit(vm, handle.as_ref().map(VmHandle::labels), right)
+        self.permit(vm, handle.as_ref().map(VmHandle::labels).as_deref(), right)
     }
 
     /// Whether the caller may.
     pub(crate) fn may(&self, vm: &VmHandle, right: Right) -> bool {
-        let target = Target { id: vm.id(), labels: Some(vm.labels()) };
+        let labels = vm.labels();
+        let target = Target { id: vm.id(), labels: Some(&*labels) };
         self.app.authority.allow(&self.proof.identity, right, target)
     }
 
@@ -181,8 +182,8 @@ impl Caller {
 
     /// Whether the VM is there for the caller.
     pub(crate) fn sees_vm(&self, vm: &VmId) -> bool {
-        let handle = self.app.registry.get(vm);
-        let target = Target { id: vm, labels: handle.as_ref().map(VmHandle::labels) };
+        let labels = self.app.registry.get(vm).map(|vm| vm.labels());
+        let target = Target { id: vm, labels: labels.as_deref() };
         self.app.authority.show(&self.proof.identity, target)
     }
 
@@ -201,9 +202,28 @@ impl Caller {
         vms.all(|vm| self.sees_vm(vm) || self.keeps(lease, vm, Right::Freeze))
     }
 
-    /// Whether the caller may do this with the lease.
-    pub(crate) fn may_with(&self, lease: &Lease, right: Right) -> bool {
-        self.over(lease, right).is_ok()
+    /// Whether the caller may do this with a lease, for many leases: each VM is looked at once.
+    pub(crate) fn may_with_leases(&self, right: Right) -> impl FnMut(&Lease) -> bool {
+        let knows = self.app.authority.know(&self.proof.identity, right);
+        let mut known: HashMap<VmId, bool> = HashMap::new();
+        move |lease| {
+            let mut vms = lease.members.iter().map(|member| &member.vm);
+            knows
+                && vms.all(|vm| {
+                    let may = known.get(vm).copied().unwrap_or_else(|| {
+                        let may = self.may_on(vm, right);
+                        known.insert(vm.clone(), may);
+                        may
+                    });
+                    may || self.keeps(lease, vm, right)
+                })
+        }
+    }
+
+    fn may_on(&self, vm: &VmId, right: Right) -> bool {
+        let labels = self.app.registry.get(vm).map(|vm| vm.labels());
+        let target = Target { id: vm, labels: labels.as_deref() };
+        self.app.authority.allow(&self.proof.identity, right, target)
     }
 
     fn authorise_on(&self, lease: &Lease, vm: &VmId, right: Right) -> Result<(), Problem> {

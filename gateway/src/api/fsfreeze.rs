@@ -9,7 +9,9 @@ use qga_proto::command::{
     GuestFsfreezeStatus, GuestFsfreezeThaw, GuestGetFsinfo, Right,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
 
 use super::call_timeout::CallTimeout;
 use super::caller::{Caller, Vm};
@@ -46,8 +48,8 @@ pub(super) struct FreezeBody {
     /// How long freezing may take. 30 unless configured otherwise, at most 600 likewise.
     #[schema(minimum = 1, maximum = 600, example = 30)]
     pub(super) freeze_timeout_seconds: Option<u64>,
-    /// What to freeze; everything if absent.
-    #[schema(min_items = 1, example = json!(["/", "/srv"]))]
+    /// What to freeze, each a path of 1 to 1024 bytes; everything if absent.
+    #[schema(schema_with = mountpoints_schema)]
     pub(super) mountpoints: Option<Vec<String>>,
     #[serde(default)]
     pub(super) policy: PolicyBody,
@@ -90,16 +92,36 @@ impl FreezeBody {
     }
 }
 
+/// How many may be named, and how long each may be: a lease keeps them.
+const MOUNTPOINTS: usize = 256;
+const MOUNTPOINT: usize = 1024;
+
+/// The derivation has no word for the length of an item.
+pub(super) fn mountpoints_schema() -> Schema {
+    let path = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(MOUNTPOINT));
+    ArrayBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Array, Type::Null]))
+        .items(path)
+        .min_items(Some(1))
+        .max_items(Some(MOUNTPOINTS))
+        .description(Some("What to freeze, each a path of 1 to 1024 bytes; everything if absent."))
+        .examples([json!(["/", "/srv"])])
+        .into()
+}
+
 fn check_mountpoints(mountpoints: &[String]) -> Result<(), &'static str> {
     if mountpoints.is_empty() {
         return Err("must name at least one; leave it out to freeze everything");
     }
-    if mountpoints.len() > 1024 {
-        return Err("must name at most 1024");
+    if mountpoints.len() > MOUNTPOINTS {
+        return Err("must name at most 256; leave it out to freeze everything");
     }
     // Windows' agents take C:\, so a path need not start with a slash.
-    if mountpoints.iter().any(|m| m.is_empty() || m.len() > 4096 || m.contains('\0')) {
-        return Err("each must be a path of 1 to 4096 bytes");
+    if mountpoints.iter().any(|m| m.is_empty() || m.len() > MOUNTPOINT || m.contains('\0')) {
+        return Err("each must be a path of 1 to 1024 bytes");
     }
     Ok(())
 }
@@ -347,3 +369,17 @@ fn failed(caller: &Caller, vm: &Vm, info: &CommandInfo, error: crate::vm::Freeze
 
 /// The command behind every thaw.
 pub(super) const THAW: &CommandInfo = &GuestFsfreezeThaw::INFO;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_bounded_in_number_and_length() {
+        let names = |count: usize, length: usize| vec!["x".repeat(length); count];
+        assert!(check_mountpoints(&names(MOUNTPOINTS, MOUNTPOINT)).is_ok());
+        for (count, length) in [(0, 1), (1, 0), (MOUNTPOINTS + 1, 1), (1, MOUNTPOINT + 1)] {
+            assert!(check_mountpoints(&names(count, length)).is_err(), "{count} of {length}");
+        }
+    }
+}

@@ -14,7 +14,7 @@ use super::caller::{Caller, Vm};
 use super::document::FREEZE_PROBLEMS;
 use super::error::{Code, Problem, guest};
 use super::extract::{Json, Query};
-use super::fsfreeze::FreezeBody;
+use super::fsfreeze::{FreezeBody, mountpoints_schema};
 use super::idempotency::unchanged;
 use super::lease::{LeaseBody, OrderBody, PolicyBody};
 use super::preview::{DRY_RUN_TIMEOUT, DryRun, GroupPreviewBody};
@@ -41,8 +41,8 @@ pub(super) struct GroupBody {
     /// As for one VM; it bounds the freezing of all.
     #[schema(minimum = 1, maximum = 600, example = 30)]
     freeze_timeout_seconds: Option<u64>,
-    /// What to freeze in each VM; everything if absent.
-    #[schema(min_items = 1)]
+    /// What to freeze in each VM, each a path of 1 to 1024 bytes; everything if absent.
+    #[schema(schema_with = mountpoints_schema)]
     mountpoints: Option<Vec<String>>,
     #[serde(default)]
     policy: PolicyBody,

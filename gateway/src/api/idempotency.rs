@@ -134,7 +134,7 @@ impl Keyed {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path();
         // Neither a body is read nor a key written down for who has nothing to ask here.
-        self.is_there(&Caller::of_request(&self.app, context)?, path)?;
+        Self::is_there(&Caller::of_request(&self.app, context)?, path)?;
         // No more is taken in than the operation itself would take.
         let large = path.contains("/commands/") || path.ends_with("/write");
         let limit = match () {

@@ -100,6 +100,11 @@ impl Place {
         let created = lease.created_at.duration_since(SystemTime::UNIX_EPOCH);
         Self { created_ms: created.unwrap_or_default().as_millis(), id: lease.id.clone() }
     }
+
+    /// Whose it is.
+    pub(super) fn id(&self) -> &LeaseId {
+        &self.id
+    }
 }
 
 impl std::fmt::Display for Place {

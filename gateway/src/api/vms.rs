@@ -126,7 +126,7 @@ fn describe(caller: &Caller, vm: &VmHandle) -> VmBody {
     let lease = caller.app().leases.active_on(vm.id());
     VmBody {
         id: vm.id().to_string(),
-        labels: vm.labels().clone(),
+        labels: (*vm.labels()).clone(),
         link: vm.link().into(),
         agent: vm.capabilities().map(|c| AgentBody { version: printable(&c.version) }),
         freeze: lease.map(|lease| caller.part_of(lease)),
@@ -158,7 +158,7 @@ fn describe(caller: &Caller, vm: &VmHandle) -> VmBody {
 pub(super) async fn list_vms(caller: Caller, page: Page) -> Response {
     let app = caller.app();
     let wanted =
-        |vm: &VmHandle| caller.may(vm, Right::Observe) && page.wants(vm.labels(), &vm.link());
+        |vm: &VmHandle| caller.may(vm, Right::Observe) && page.wants(&vm.labels(), &vm.link());
     let mut found = app.registry.list_after(page.after.as_deref()).into_iter().filter(wanted);
     let vms: Vec<_> = found.by_ref().take(page.limit).map(|vm| describe(&caller, &vm)).collect();
     let more = found.next().is_some();

@@ -67,6 +67,8 @@ pub struct Limits {
     pub orphan: Duration,
     /// Ended leases that stay readable.
     pub ended_leases: usize,
+    /// What they may take of memory.
+    pub ended_leases_bytes: usize,
     /// How long they stay readable.
     #[serde(rename = "ended_lease_seconds", deserialize_with = "fields::seconds")]
     pub ended_lease: Duration,
@@ -145,6 +147,7 @@ impl Default for Limits {
             power_watch: seconds(180),
             orphan: seconds(3600),
             ended_leases: 10_000,
+            ended_leases_bytes: 64 << 20,
             ended_lease: seconds(7 * 86_400),
             idempotency_keys: 10_000,
             shutdown_grace: seconds(30),

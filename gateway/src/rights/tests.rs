@@ -272,3 +272,26 @@ fn a_token_that_is_issued_can_be_used_with_the_lines_printed_beside_it() {
     let rules = rules(&grant);
     assert!(may(&rules, &token("job"), Right::Freeze, "web-1", &[]));
 }
+
+/// A label and what is granted on it change places: at no moment is more allowed than before the
+/// reload or after it.
+#[test]
+fn while_a_reload_is_under_way_both_rules_must_allow() {
+    let on = |tier: &str| {
+        rules(&format!(
+            "[[grant]]\nto = [\"token:a\"]\nrights = [\"exec\"]\nlabels = {{ tier = \"{tier}\" }}\n"
+        ))
+    };
+    let authority = Authority::new(on("test"));
+    let may = |tier: &str| {
+        let labels = [("tier".to_owned(), tier.to_owned())].into();
+        let id = "web-1".parse().unwrap();
+        let target = Target { id: &id, labels: Some(&labels) };
+        authority.allow(&token("a"), Right::Exec, target)
+    };
+    assert_eq!((may("test"), may("prod")), (true, false));
+    authority.begin(on("prod"));
+    assert_eq!((may("test"), may("prod")), (false, false), "labels are of either configuration");
+    authority.settle();
+    assert_eq!((may("test"), may("prod")), (false, true));
+}

@@ -33,8 +33,10 @@ impl CallOptions {
             "guest-sync" | "guest-sync-delimited" | "guest-ping" => (timeouts.session, 4 << 10),
             "guest-info" => (timeouts.session, 256 << 10),
             "guest-fsfreeze-status" => (timeouts.session, 64 << 10),
-            "guest-fsfreeze-freeze" | "guest-fsfreeze-freeze-list" => (timeouts.freeze, 64 << 10),
-            "guest-fsfreeze-thaw" | "x-guest-fsfreeze-thaw" => (timeouts.thaw, 64 << 10),
+            "guest-fsfreeze-freeze" | "guest-fsfreeze-freeze-list" => (timeouts.freeze, 256 << 10),
+            "guest-fsfreeze-thaw" | "x-guest-fsfreeze-thaw" => (timeouts.thaw, 256 << 10),
+            // As above: a line for each of a thousand filesystems.
+            name if name.starts_with("x-guest-fsfreeze-") => (timeouts.other, 256 << 10),
             "guest-shutdown"
             | "guest-suspend-disk"
             | "guest-suspend-ram"

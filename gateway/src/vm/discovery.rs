@@ -48,7 +48,8 @@ pub struct Reloaded {
     pub added: usize,
     /// VMs that are not known any more.
     pub removed: usize,
-    /// VMs whose links were made anew, because something about them changed.
+    /// VMs whose links were made anew, because something about them changed, or which have other
+    /// labels.
     pub changed: usize,
     /// VMs with a lease, which change or go when it has ended.
     pub kept: Vec<VmId>,
@@ -352,6 +353,11 @@ impl Discovery {
     /// A VM that is there, and is to be another way.
     fn change(&mut self, vm: &VmHandle, source: &Source<'_>, report: &mut Reloaded) {
         let config = source.config(vm.id());
+        // A lease keeps the link as it is. Rights hang on the labels, and wait for no lease.
+        let relabelled = vm.is_pinned() && vm.relabel(&config);
+        if relabelled {
+            tracing::info!(vm.id = %vm.id(), "{}: it has other labels from now on", vm.id());
+        }
         let alike = vm.is_as(&config);
         if !alike && !vm.is_pinned() {
             tracing::info!(vm.id = %vm.id(), "{}: its configuration has changed", vm.id());
@@ -361,13 +367,14 @@ impl Discovery {
             return;
         }
         // A lease follows its VM to where its sockets are.
-        if vm.move_to(&config) {
+        let moved = vm.move_to(&config);
+        if moved {
             tracing::info!(
                 vm.id = %vm.id(),
                 "{}: its socket is {} from now on", vm.id(), config.socket.display()
             );
-            report.changed += 1;
         }
+        report.changed += usize::from(moved || relabelled);
         if !alike {
             report.kept.push(vm.id().clone());
             self.fresh = true;

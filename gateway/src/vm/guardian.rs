@@ -35,7 +35,7 @@ use super::boottime::BootTime;
 use super::call::CallError;
 use super::freeze::{FreezeError, Table};
 use super::handle::{Pin, VmHandle};
-use super::lease::{Guard, Lease, LeaseId, LeaseState, Member, Policy, ThawCause};
+use super::lease::{Guard, Lease, LeaseId, LeaseState, Member, Policy, ThawCause, cut};
 use super::verdict::Facts;
 
 /// VSS thaws by itself after this time, whatever anybody wants.
@@ -127,6 +127,8 @@ struct Guardian {
     lease: LeaseId,
     index: usize,
     plan: Plan,
+    /// What is named and no mount point.
+    unknown: Vec<String>,
     vm: VmHandle,
     facts: Facts,
     thawing: Thawing,
@@ -150,6 +152,7 @@ impl Guardian {
             lease,
             index,
             plan,
+            unknown: Vec::new(),
             facts: Facts::default(),
             thawing: Thawing::default(),
             frozen_at: None,
@@ -218,7 +221,7 @@ impl Guardian {
             member.thaw_cause = Some(cause);
             member.verdict = Some(verdict);
             member.note(because);
-            member.thaw_error = complaint;
+            member.thaw_error = complaint.map(cut);
         });
     }
 

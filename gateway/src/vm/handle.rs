@@ -40,8 +40,8 @@ impl VmHandle {
     }
 
     /// Its labels.
-    pub fn labels(&self) -> &BTreeMap<String, String> {
-        &self.0.labels
+    pub fn labels(&self) -> Arc<BTreeMap<String, String>> {
+        self.0.labels()
     }
 
     /// Its chardev's socket; a host path, so not for clients.
@@ -209,6 +209,11 @@ impl VmHandle {
     /// Whether nothing but where its sockets are differs from this.
     pub(super) fn is_as(&self, config: &VmConfig) -> bool {
         self.0.is_as(config)
+    }
+
+    /// It has the labels of this from now on, and all else as before. Returns whether it had others.
+    pub(super) fn relabel(&self, config: &VmConfig) -> bool {
+        self.0.relabel(&config.labels)
     }
 
     /// Its sockets are there from now on. Returns whether they were elsewhere.

@@ -17,6 +17,7 @@
 //! final when the VM stays away for longer than the configured bound; if it comes back thawed, it
 //! ends as `thawed` and `lost`.
 
+mod bounds;
 mod id;
 mod member;
 mod record;
@@ -30,6 +31,7 @@ use super::VmId;
 use super::boottime::BootTime;
 use crate::principal::Principal;
 
+pub(crate) use bounds::{cut, few};
 pub use id::{InvalidLeaseId, LeaseId};
 pub(crate) use member::AgentFreeze;
 pub use member::Member;
@@ -54,7 +56,7 @@ pub struct Lease {
     pub order: Order,
     /// Whether all are thawed again if one does not freeze.
     pub all_or_nothing: bool,
-    /// Which mount points; all if none are named.
+    /// Which mount points; all if none are named. Forgotten when it has ended.
     pub mountpoints: Option<Vec<String>>,
     /// How long freezing may take.
     pub freeze_timeout: Duration,
@@ -166,5 +168,11 @@ impl Lease {
             LeaseState::Thawed
         };
         self.ended_at = Some(SystemTime::now());
+        self.mountpoints = None;
+    }
+
+    /// What it takes of memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.members.iter().map(Member::bytes).sum::<usize>()
     }
 }

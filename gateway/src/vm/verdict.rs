@@ -46,6 +46,14 @@ pub(super) struct Thawed {
     pub(super) filesystems: Vec<FilesystemFreeze>,
 }
 
+impl Thawed {
+    /// As the guest says, with ids cut as those of a freeze are.
+    pub(super) fn new(count: u64, by: AgentFreeze, filesystems: Vec<FilesystemFreeze>) -> Self {
+        let AgentFreeze { boot_id, instance, generation } = by;
+        Self { count, boot_id, instance, generation, filesystems }
+    }
+}
+
 impl Facts {
     /// The verdict, and what it rests on as a sentence.
     pub(super) fn judge(&self) -> (Verdict, String) {

@@ -1,5 +1,7 @@
 //! Callers whose right is limited to some files or programs. What is not here, they do not get.
 
+use std::collections::BTreeMap;
+
 use qga_proto::command::{CommandInfo, Right, XFileBeneath};
 
 use super::{Caller, Vm, vm_not_found};
@@ -23,7 +25,11 @@ impl Caller {
     ) -> Result<(Vm, Beneath), Problem> {
         let handle = self.find(id).ok_or_else(|| vm_not_found(id))?;
         self.context.concerns(handle.id());
-        let rules = match self.app.authority.files(self.identity(), right, target(&handle)) {
+        let rules = match self.app.authority.files(
+            self.identity(),
+            right,
+            target(&handle, &handle.labels()),
+        ) {
             Scope::Only(rules) => rules,
             // Says what is wrong, if there is no right at all.
             Scope::Everything | Scope::Nothing => {
@@ -94,8 +100,8 @@ impl Caller {
 
     /// Refuses a program that the caller may not run.
     pub(crate) fn runs(&self, vm: &VmId, wanted: &Invocation<'_>) -> Result<(), Problem> {
-        let handle = self.app.registry.get(vm);
-        let target = Target { id: vm, labels: handle.as_ref().map(VmHandle::labels) };
+        let labels = self.app.registry.get(vm).map(|vm| vm.labels());
+        let target = Target { id: vm, labels: labels.as_deref() };
         let rules = match self.app.authority.programs(self.identity(), target) {
             Scope::Only(rules) => rules,
             Scope::Everything | Scope::Nothing => {
@@ -118,8 +124,8 @@ impl Caller {
 
     /// Refuses what nobody knows the reach of to whoever is limited to some files or programs.
     pub(crate) fn is_unlimited(&self, vm: &VmId, command: &str) -> Result<(), Problem> {
-        let handle = self.app.registry.get(vm);
-        let target = Target { id: vm, labels: handle.as_ref().map(VmHandle::labels) };
+        let labels = self.app.registry.get(vm).map(|vm| vm.labels());
+        let target = Target { id: vm, labels: labels.as_deref() };
         let rights = [Right::FilesRead, Right::FilesWrite, Right::Exec];
         if rights.into_iter().all(|right| self.limited(target, right).is_none()) {
             return Ok(());
@@ -171,7 +177,7 @@ impl Caller {
     }
 
     fn scope(&self, vm: &VmHandle) -> Scope<ProgramRule> {
-        self.app.authority.programs(self.identity(), target(vm))
+        self.app.authority.programs(self.identity(), target(vm, &vm.labels()))
     }
 
     fn outside(&self, vm: &Vm, right: Right, rules: &[FileRule]) -> Problem {
@@ -206,8 +212,8 @@ impl Caller {
     }
 }
 
-pub(super) fn target(vm: &VmHandle) -> Target<'_> {
-    Target { id: vm.id(), labels: Some(vm.labels()) }
+pub(super) fn target<'a>(vm: &'a VmHandle, labels: &'a BTreeMap<String, String>) -> Target<'a> {
+    Target { id: vm.id(), labels: Some(labels) }
 }
 
 /// The caller's own directories, for its eyes.

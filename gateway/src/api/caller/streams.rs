@@ -45,7 +45,8 @@ impl Caller {
 
     /// Whether the caller may now do to this file what takes `right`, as far as its name tells.
     pub(crate) fn reaches(&self, vm: &VmHandle, right: Right, path: &GuestPath) -> bool {
-        match self.app.authority.files(self.identity(), right, target(vm)) {
+        let labels = vm.labels();
+        match self.app.authority.files(self.identity(), right, target(vm, &labels)) {
             Scope::Everything => true,
             Scope::Nothing => false,
             Scope::Only(rules) => rules.iter().any(|rule| rule.prefix.holds(path.bytes())),

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+use super::FreezeError;
+use super::controls::{Controls, Line};
 use super::transitions::{MemberStanding, Standing};
-use super::{Control, FreezeError};
 use crate::store::{Key, Kind, Records, Store, Unwritable};
 use crate::vm::VmId;
 use crate::vm::boottime::BootTime;
@@ -16,9 +18,6 @@ use crate::vm::handle::VmHandle;
 use crate::vm::lease::{self, Lease, LeaseId, LeaseState, Member};
 use crate::vm::registry::Registry;
 use crate::vm::settings::Settings;
-
-/// Callers of one lease are few; a full channel makes them wait, not its keeper.
-const CONTROLS: usize = 8;
 
 pub(in crate::vm) struct Table {
     pub(super) registry: Registry,
@@ -36,14 +35,15 @@ pub(super) struct Rows {
     pub(super) leases: HashMap<LeaseId, Row>,
     /// Which lease holds a VM.
     pub(super) active: BTreeMap<VmId, LeaseId>,
-    /// In the order of their ends.
-    ended: VecDeque<LeaseId>,
+    /// In the order of their ends, with what each takes of memory.
+    ended: VecDeque<(LeaseId, usize)>,
+    ended_bytes: usize,
 }
 
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) lease: Lease,
-    pub(super) keeper: mpsc::Sender<Control>,
+    pub(super) keeper: Line,
 }
 
 impl Table {
@@ -63,7 +63,7 @@ impl Table {
     }
 
     /// Enters a lease: one at a time per VM. The other end is its keeper's.
-    pub(super) fn insert(&self, lease: Lease) -> Result<mpsc::Receiver<Control>, FreezeError> {
+    pub(super) fn insert(&self, lease: Lease) -> Result<Controls, FreezeError> {
         let mut rows = self.rows();
         // Under the lock: a stop that has looked at all leases has no other one behind it.
         if rows.stopping {
@@ -100,20 +100,19 @@ impl Table {
     }
 
     /// As [`insert`](Self::insert), for a lease from before a restart: no limit holds it back.
-    pub(super) fn restore(&self, lease: Lease) -> Option<mpsc::Receiver<Control>> {
+    pub(super) fn restore(&self, lease: Lease) -> Option<Controls> {
         let mut rows = self.rows();
         if lease.ended() {
-            let (keeper, _) = mpsc::channel(1);
-            rows.ended.push_back(lease.id.clone());
-            rows.leases.insert(lease.id.clone(), Row { lease, keeper });
+            rows.keep(lease.id.clone(), lease.bytes());
+            rows.leases.insert(lease.id.clone(), Row { lease, keeper: Line::dead() });
             self.forget_old(&mut rows);
             return None;
         }
         Some(self.enter(&mut rows, lease))
     }
 
-    fn enter(&self, rows: &mut Rows, lease: Lease) -> mpsc::Receiver<Control> {
-        let (keeper, controls) = mpsc::channel(CONTROLS);
+    fn enter(&self, rows: &mut Rows, lease: Lease) -> Controls {
+        let (keeper, controls) = Line::new(CancellationToken::new());
         for member in lease.members.iter().filter(|member| !member.ended()) {
             rows.active.insert(member.vm.clone(), lease.id.clone());
         }
@@ -123,9 +122,11 @@ impl Table {
     }
 
     /// A new keeper's end, in place of one that is gone.
-    pub(super) fn reattach(&self, id: &LeaseId) -> Option<mpsc::Receiver<Control>> {
-        let (keeper, controls) = mpsc::channel(CONTROLS);
-        self.rows().leases.get_mut(id)?.keeper = keeper;
+    pub(super) fn reattach(&self, id: &LeaseId) -> Option<Controls> {
+        let mut rows = self.rows();
+        let row = rows.leases.get_mut(id)?;
+        let (keeper, controls) = row.keeper.again();
+        row.keeper = keeper;
         Some(controls)
     }
 
@@ -157,7 +158,8 @@ impl Table {
         }
         let ends = row.lease.ended() && !before;
         if ends {
-            rows.ended.push_back(id.clone());
+            let bytes = row.lease.bytes();
+            rows.keep(id.clone(), bytes);
             self.forget_old(rows);
         }
         let count = rows.active.len();
@@ -269,19 +271,30 @@ impl Table {
     fn forget_old(&self, rows: &mut Rows) {
         let limits = self.settings.limits();
         let now = SystemTime::now();
-        while let Some(id) = rows.ended.front() {
+        while let Some((id, _)) = rows.ended.front() {
             let ended = rows.leases.get(id).and_then(|row| row.lease.ended_at);
             // A clock that was set back makes nothing old.
             let age =
                 ended.map_or(limits.ended_lease, |at| now.duration_since(at).unwrap_or_default());
-            if rows.ended.len() <= limits.ended_leases && age < limits.ended_lease {
+            // One always stays: it is the answer to the thaw that has just ended it.
+            let full = rows.ended.len() > limits.ended_leases
+                || rows.ended_bytes > limits.ended_leases_bytes && rows.ended.len() > 1;
+            if !full && age < limits.ended_lease {
                 break;
             }
-            if let Some(id) = rows.ended.pop_front() {
+            if let Some((id, bytes)) = rows.ended.pop_front() {
+                rows.ended_bytes -= bytes;
                 rows.leases.remove(&id);
                 self.note(&id);
             }
         }
+    }
+}
+
+impl Rows {
+    fn keep(&mut self, id: LeaseId, bytes: usize) {
+        self.ended.push_back((id, bytes));
+        self.ended_bytes += bytes;
     }
 }
 

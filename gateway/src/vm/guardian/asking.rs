@@ -11,7 +11,7 @@ use crate::vm::call::CallError;
 use crate::vm::capabilities::{Capabilities, CommandState};
 use crate::vm::freeze::FreezeError;
 use crate::vm::handle::VmHandle;
-use crate::vm::lease::{Guard, Policy};
+use crate::vm::lease::{Guard, Policy, few};
 
 /// What was found out.
 struct Found {
@@ -47,12 +47,13 @@ impl Guardian {
             member.guard = if found.leased { Guard::GatewayAndAgent } else { Guard::Gateway };
             member.max_hold_seconds = found.windows.then_some(VSS_HOLDS.as_secs());
             member.qemu = qemu;
-            member.skipped.clone_from(&found.unknown);
+            member.skipped = few(found.unknown.iter().cloned());
             member.incomplete = !found.unknown.is_empty();
         });
         if let Some(named) = &mut self.plan.mountpoints {
             named.retain(|name| !found.unknown.contains(name));
         }
+        self.unknown = found.unknown;
         let _ = ready.send(Ok(()));
         loop {
             match orders.recv().await {

@@ -7,13 +7,14 @@ use qga_proto::command::{
     GuestFsfreezeFreezeList, LeasedFreeze, XFsfreezeFreeze, frozen_count,
 };
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::{Froze, Guardian, Order, Orders};
 use crate::vm::boottime::BootTime;
 use crate::vm::call::{CallError, CallOptions};
 use crate::vm::freeze::FreezeError;
 use crate::vm::handle::VmHandle;
-use crate::vm::lease::{AgentFreeze, Guard, LeaseState, Policy, ThawCause};
+use crate::vm::lease::{AgentFreeze, Guard, LeaseState, Policy, ThawCause, few};
 
 /// What a freeze said.
 enum Answer {
@@ -86,13 +87,25 @@ impl Guardian {
             }
             Next::Undo(error) => {
                 // How the freeze failed is told once it is undone, or after one attempt that it
-                // is not.
+                // is not. Other VMs stay frozen until then, and not for as long as this one likes.
                 let lease = self.lease.clone();
                 let (undo, undone) = oneshot::channel();
+                let alone = self.table.read(&lease, |lease| lease.sole().is_some());
+                let sync = self.vm.settings().limits().sync;
+                let patience = async move {
+                    match alone {
+                        Some(true) => std::future::pending().await,
+                        _ => sleep(sync).await,
+                    }
+                };
                 let tell = async {
-                    let error = match undone.await {
-                        Ok(Err(source)) => FreezeError::OutcomeUnknown { lease, source },
-                        _ => error,
+                    let error = tokio::select! {
+                        biased;
+                        undone = undone => match undone {
+                            Ok(Err(source)) => FreezeError::OutcomeUnknown { lease, source },
+                            _ => error,
+                        },
+                        () = patience => error,
                     };
                     let _ = told.send(Froze::No(error));
                 };
@@ -140,11 +153,8 @@ impl Guardian {
         let skipped = match &answer {
             Answer::Count(_) => Vec::new(),
             Answer::Leased(freeze) => {
-                self.facts.began = Some(AgentFreeze {
-                    boot_id: freeze.boot_id.clone(),
-                    instance: freeze.agent_instance.clone(),
-                    generation: freeze.generation,
-                });
+                let (boot, instance) = (freeze.boot_id.clone(), freeze.agent_instance.clone());
+                self.facts.began = Some(AgentFreeze::new(boot, instance, freeze.generation));
                 left_out(&freeze.filesystems)
             }
         };
@@ -167,6 +177,8 @@ impl Guardian {
         let now = BootTime::now();
         self.frozen_at = Some(now);
         let short = count < wanted || count == 0 || !skipped.is_empty();
+        let mut left = std::mem::take(&mut self.unknown);
+        left.extend(skipped.iter().map(|(path, _)| (*path).to_owned()));
         let facts = &mut self.facts;
         let named = self.plan.mountpoints.clone().unwrap_or_default();
         let began = facts.began.clone();
@@ -182,13 +194,11 @@ impl Guardian {
             for line in words(skipped) {
                 member.note(format!("not frozen: {line}"));
             }
-            member.skipped.extend(skipped.iter().map(|(path, _)| (*path).to_owned()));
             // Which ones were left out, a stock agent does not say; of none, all were.
             if count == 0 && skipped.is_empty() {
-                member.skipped.extend(named);
+                left.extend(named);
             }
-            member.skipped.sort_unstable();
-            member.skipped.dedup();
+            member.skipped = few(left);
             member.frozen_at = Some(SystemTime::now());
             member.frozen_boot = Some(now);
             member.agent = began;

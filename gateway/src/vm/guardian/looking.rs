@@ -8,6 +8,7 @@ use qga_proto::command::{
 
 use super::Guardian;
 use crate::vm::call::CallError;
+use crate::vm::lease::{AgentFreeze, cut};
 use crate::vm::verdict::Thawed;
 
 /// What was seen.
@@ -72,7 +73,7 @@ impl Guardian {
         }
         let Some(thaw) = report.last_thaw.as_ref().filter(|t| t.lease.as_deref() == lease) else {
             let began = self.facts.began.as_ref();
-            return match began.filter(|began| began.boot_id != report.boot_id) {
+            return match began.filter(|began| began.boot_id != cut(report.boot_id.clone())) {
                 Some(_) => Seen::ByOthers("the guest was started anew".into()),
                 None => Seen::Thawed,
             };
@@ -80,13 +81,10 @@ impl Guardian {
         if thaw.cause == AgentCause::Lease {
             // The results are those of the last freeze, which may be a later one.
             let same = report.generation == thaw.generation;
-            return Seen::ByUs(Thawed {
-                count: thaw.count,
-                boot_id: report.boot_id.clone(),
-                instance: report.agent_instance.clone(),
-                generation: thaw.generation,
-                filesystems: if same { report.filesystems.clone() } else { Vec::new() },
-            });
+            let (boot, instance) = (report.boot_id.clone(), report.agent_instance.clone());
+            let by = AgentFreeze::new(boot, instance, thaw.generation);
+            let filesystems = if same { report.filesystems.clone() } else { Vec::new() };
+            return Seen::ByUs(Thawed::new(thaw.count, by, filesystems));
         }
         let seconds = thaw.ago_ms / 1000;
         let cause = match thaw.cause {

@@ -18,7 +18,7 @@ use super::{Guardian, Order, Orders, Told};
 use crate::printable::printable;
 use crate::vm::call::{CallError, CallOptions};
 use crate::vm::events::{Event, EventKind};
-use crate::vm::lease::{LeaseState, ThawCause};
+use crate::vm::lease::{AgentFreeze, LeaseState, ThawCause};
 use crate::vm::link::LinkState;
 use crate::vm::verdict;
 
@@ -214,13 +214,8 @@ impl Guardian {
             Answer::Count(count) => count,
             Answer::Leased(thaw) => {
                 let count = thaw.count;
-                self.facts.ended = Some(verdict::Thawed {
-                    count,
-                    boot_id: thaw.boot_id,
-                    instance: thaw.agent_instance,
-                    generation: thaw.generation,
-                    filesystems: thaw.filesystems,
-                });
+                let by = AgentFreeze::new(thaw.boot_id, thaw.agent_instance, thaw.generation);
+                self.facts.ended = Some(verdict::Thawed::new(count, by, thaw.filesystems));
                 count
             }
         };

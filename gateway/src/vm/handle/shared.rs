@@ -31,7 +31,8 @@ use crate::vm::{Incarnation, VmId};
 pub(crate) struct Vm {
     pub(crate) id: VmId,
     place: RwLock<Place>,
-    pub(crate) labels: BTreeMap<String, String>,
+    /// Who may do what hangs on them, so they change while a lease keeps all else.
+    labels: RwLock<Arc<BTreeMap<String, String>>>,
     pub(crate) owners: Box<[u32]>,
     pub(crate) mode: Mode,
     /// The socket is the one that libvirt itself holds: it is not touched.
@@ -83,7 +84,7 @@ impl Vm {
         Self {
             id,
             place: RwLock::new(Place { socket: socket.into(), moves: 0 }),
-            labels,
+            labels: RwLock::new(Arc::new(labels)),
             owners: owner_uids.into(),
             mode,
             left_alone,
@@ -171,13 +172,27 @@ impl Vm {
     /// Whether nothing but where its sockets are differs from this.
     pub(super) fn is_as(&self, config: &VmConfig) -> bool {
         self.id == config.id
-            && self.labels == config.labels
+            && *self.labels() == config.labels
             && *self.owners == *config.owner_uids
             && self.mode == config.mode
             && self.left_alone == config.is_left_alone()
             && self.listens == config.listens
             && self.external_freeze == config.external_freeze
             && self.qmp.is_some() == config.qmp.is_some()
+    }
+
+    pub(super) fn labels(&self) -> Arc<BTreeMap<String, String>> {
+        self.labels.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It has these labels from now on. Returns whether it had others.
+    pub(super) fn relabel(&self, labels: &BTreeMap<String, String>) -> bool {
+        let mut held = self.labels.write().unwrap_or_else(PoisonError::into_inner);
+        let others = **held != *labels;
+        if others {
+            *held = Arc::new(labels.clone());
+        }
+        others
     }
 
     /// Its sockets are there from now on. Returns whether they were elsewhere.

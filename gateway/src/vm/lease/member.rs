@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Guard, LeaseState, ThawCause, Verdict};
+use super::{Guard, LeaseState, ThawCause, Verdict, cut};
 use crate::vm::boottime::BootTime;
 use crate::vm::{Incarnation, VmId};
 
@@ -59,6 +59,13 @@ pub(crate) struct AgentFreeze {
     pub(crate) generation: u64,
 }
 
+impl AgentFreeze {
+    /// As the guest says; what is longer than any such id is cut.
+    pub(crate) fn new(boot_id: String, instance: String, generation: u64) -> Self {
+        Self { boot_id: cut(boot_id), instance: cut(instance), generation }
+    }
+}
+
 impl Member {
     /// One that is about to be frozen.
     pub(crate) fn new(vm: VmId) -> Self {
@@ -82,14 +89,23 @@ impl Member {
         }
     }
 
+    /// What it takes of memory, about.
+    pub(super) fn bytes(&self) -> usize {
+        let lines = self.skipped.iter().chain(&self.evidence).chain(&self.thaw_error);
+        let agent = self.agent.as_ref().map_or(0, |a| a.boot_id.len() + a.instance.len());
+        let text: usize = lines.map(|line| size_of::<String>() + line.len()).sum();
+        size_of::<Self>() + self.vm.as_str().len() + agent + text
+    }
+
     /// Whether it is over: its guest needs nothing any more.
     pub fn ended(&self) -> bool {
         self.verdict.is_some() || self.state == LeaseState::Failed
     }
 
-    /// Notes a sentence, of which no guest can make more than a few.
+    /// Notes a sentence, of which no guest can make more than a few, nor any long ones.
     pub(crate) fn note(&mut self, sentence: String) {
         const MOST: usize = 16;
+        let sentence = cut(sentence);
         match self.evidence.len() {
             n if n < MOST => self.evidence.push(sentence),
             // The verdict's own reason comes last and must be there.

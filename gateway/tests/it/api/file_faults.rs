@@ -82,6 +82,11 @@ impl Bed {
             let mut disk = self.agent.disk();
             (disk.cut_after, disk.room) = (None, None);
         }
+        // The number of a handle may have been lost with the answer to its opening.
+        let lost = usize::from(matches!(fault, Fault::Cut(_) | Fault::Restart(_)));
+        // With a stock agent, what is still on its way is written where it belongs, also into a file
+        // that was begun anew since.
+        eventually("handles are closed", || self.agent.open() <= lost).await;
         let work = async {
             loop {
                 self.gateway.wait_for(LinkState::Ready).await;
@@ -96,8 +101,6 @@ impl Bed {
             assert_eq!(&*get.body, b"after");
         };
         tokio::time::timeout(super::gateway::BOUND, work).await.expect("it works again");
-        // The number of a handle may have been lost with the answer to its opening.
-        let lost = usize::from(matches!(fault, Fault::Cut(_) | Fault::Restart(_)));
         eventually("handles are closed", || self.agent.open() <= lost).await;
         self.agent.disk().forget_handles();
         Ok(())

@@ -480,3 +480,46 @@ async fn an_agent_that_is_away_is_told_at_once() {
     assert!(matches!(error, FreezeError::Call(CallError::Unavailable { .. })), "{error}");
     assert!(frame.leases.list().is_empty());
 }
+
+#[tokio::test]
+async fn a_lease_keeps_no_more_text_than_a_person_reads() {
+    let frame = Frame::ready().await;
+    let names = (0..256).map(|n| format!("/{n:01000}"));
+    let mountpoints = Some(names.chain(["/".to_owned()]).collect());
+    let policy = Policy::BestEffort;
+    let lease = frame.freeze(FreezeRequest { mountpoints, policy, ..request() }).await;
+    let lease = lease.expect("freezes");
+    let skipped = &lease.members[0].skipped;
+    assert!(skipped.iter().map(String::len).sum::<usize>() < 20 << 10);
+    assert!(skipped.last().is_some_and(|line| line.ends_with(" more")), "{skipped:?}");
+    let complaint = "x".repeat(50_000);
+    let mut thawed = false;
+    frame.guest.rule(move |name| match name {
+        "guest-fsfreeze-thaw" => {
+            thawed = true;
+            Act::Answer(Outcome::Error(QgaError::generic(complaint.clone())))
+        }
+        "guest-fsfreeze-status" if thawed => {
+            Act::Answer(Outcome::value(&qga_proto::command::FsfreezeStatus::Thawed))
+        }
+        _ => Act::Normal,
+    });
+    let ended = frame.leases.thaw(&lease.id).await.expect("thaws");
+    assert_eq!(ended.mountpoints, None, "it is over");
+    let lines = ended.members[0].evidence.iter().chain(&ended.members[0].thaw_error);
+    assert!(lines.clone().all(|line| line.len() <= 1024));
+    assert!(ended.members[0].thaw_error.as_ref().is_some_and(|line| line.ends_with("(cut)")));
+}
+
+#[tokio::test]
+async fn ended_leases_are_kept_by_what_they_take() {
+    let frame =
+        Frame::limited(&QUICK.replace("[limits]", "[limits]\nended_leases_bytes = 1")).await;
+    let mut last = None;
+    for _ in 0..3 {
+        let lease = frame.freeze(request()).await.expect("freezes");
+        last = Some(frame.leases.thaw(&lease.id).await.expect("its own answer").id);
+    }
+    let kept: Vec<_> = frame.leases.list().into_iter().map(|lease| lease.id).collect();
+    assert_eq!(kept, Vec::from_iter(last));
+}

@@ -76,20 +76,24 @@ async fn a_vm_with_a_lease_is_kept_until_that_has_ended() {
         let vm = ready(&registry, name).await;
         held.push(leases.freeze(&vm, request(), Principal::unix(0)).await.expect("freezes").id);
     }
-    let after = vm("changed", &path("changed"), "labels = { a = \"b\" }");
+    let after = vm(
+        "changed",
+        &path("changed"),
+        "labels = { a = \"b\" }\nexternal_freeze = \"thaw-after=60\"",
+    );
     let after = format!("{QUICK}{after}");
     let done = reload(&registry, &after).await;
     assert_eq!(done.kept, [id("changed"), id("gone")]);
-    assert_eq!((done.added, done.changed, done.removed), (0, 0, 0));
+    assert_eq!((done.added, done.changed, done.removed), (0, 1, 0));
+    let labelled = registry.get(&id("changed")).expect("there");
+    assert_eq!(labelled.labels()["a"], "b", "rights hang on them, and wait for no lease");
+    assert_eq!(changed.truth().connections, 1);
     for lease in &held {
         let lease = leases.thaw(lease).await.expect("thaws");
         assert_eq!(lease.verdict, Some(Verdict::CountsAgree), "{:?}", lease.members[0].evidence);
     }
     eventually("let go", || ids(&registry) == ["changed"]).await;
-    eventually("taken over", || {
-        registry.get(&id("changed")).is_some_and(|vm| vm.labels().contains_key("a"))
-    })
-    .await;
+    eventually("taken over", || changed.truth().connections == 2).await;
     assert_eq!(gone.truth().connections, 1);
     recovers(&registry.get(&id("changed")).expect("there")).await;
     assert_eq!(changed.truth().connections, 2);
