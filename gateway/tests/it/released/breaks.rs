@@ -97,7 +97,7 @@ fn one(pointer: &str, change: impl FnOnce(&mut Value), expected: &str) {
 
 fn removed(name: &str) -> impl FnOnce(&mut Value) {
     move |value: &mut Value| {
-        drop(value.as_object_mut().unwrap().remove(name).expect("it was there"))
+        drop(value.as_object_mut().unwrap().remove(name).expect("it was there"));
     }
 }
 
@@ -226,7 +226,7 @@ fn growth_is_none() {
         new.pointer_mut(pointer).unwrap()[name] = value;
     };
     let operation = json!({"operationId": "more", "responses": {"200": {}}});
-    grow("/paths", "/more", json!({"get": operation.clone()}));
+    grow("/paths", "/more", json!({"get": operation}));
     grow("/paths/~1version", "put", operation);
     grow(&format!("{GET}/responses"), "429", json!({}));
     grow(&format!("{GET}/parameters/1/schema"), "maximum", 10.into());
