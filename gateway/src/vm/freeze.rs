@@ -9,6 +9,7 @@
 //!   create: VMs taken --> asked (sync, status) --> on disk --> freeze --> on disk --> 201
 //! ```
 
+mod controls;
 mod keeper;
 mod leases;
 mod supervise;
@@ -22,7 +23,7 @@ use tokio::sync::oneshot;
 
 use super::VmId;
 use super::call::CallError;
-use super::lease::{Lease, LeaseId, Order, Policy, ThawCause};
+use super::lease::{Lease, LeaseId, Order, Policy};
 use crate::store::Unwritable;
 
 pub use leases::{Leases, ShutdownReport, Started};
@@ -169,13 +170,6 @@ pub enum Unwritten {
     Frozen,
     /// A renewal: the lease ends when it would have without it.
     Renewal,
-}
-
-/// What a keeper is told.
-#[derive(Debug)]
-pub(super) enum Control {
-    Thaw { cause: ThawCause, reply: Reply },
-    Renew { ttl: Duration, reply: Reply },
 }
 
 pub(super) type Reply = oneshot::Sender<Result<Lease, FreezeError>>;

@@ -23,9 +23,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
 
+use super::controls::Controls;
 use super::supervise::Start;
 use super::table::Table;
-use super::{Control, FreezeError, LeaseUnwritable, Reply, Unwritten};
+use super::{FreezeError, LeaseUnwritable, Unwritten};
 use crate::vm::VmId;
 use crate::vm::guardian::{self, Begin, Order, Plan};
 use crate::vm::handle::VmHandle;
@@ -37,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Keeper {
     table: Arc<Table>,
     id: LeaseId,
-    controls: mpsc::Receiver<Control>,
+    controls: Controls,
     posts: Vec<Post>,
     guardians: JoinSet<()>,
     which: HashMap<Id, usize>,
@@ -52,7 +53,7 @@ struct Post {
 }
 
 impl Keeper {
-    pub(super) fn new(table: Arc<Table>, id: LeaseId, controls: mpsc::Receiver<Control>) -> Self {
+    pub(super) fn new(table: Arc<Table>, id: LeaseId, controls: Controls) -> Self {
         Self {
             table,
             id,
@@ -201,9 +202,5 @@ impl Keeper {
             Unwritten::Frozen | Unwritten::Renewal => self.table.write(&self.id).await,
         };
         written.map_err(|source| LeaseUnwritable { source, when }.into())
-    }
-
-    fn refuse_renewal(&self, reply: Reply) {
-        let _ = reply.send(Err(self.ended_error()));
     }
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::controls::Line;
 use super::supervise::{Start, spawn};
 use super::table::Table;
-use super::{Control, FreezeError, FreezeRequest, Reply, defect, torn_down};
+use super::{FreezeError, FreezeRequest, defect, torn_down};
 use crate::metrics::WriteFigures;
 use crate::principal::Principal;
 use crate::store::{Kind, LoadError, Records, Store};
@@ -273,9 +274,13 @@ impl Leases {
     /// It is not renewed: it ends when it would have.
     pub async fn renew(&self, id: &LeaseId, ttl: Duration) -> Result<Lease, FreezeError> {
         within("ttl", ttl, self.0.settings.limits().ttl_max)?;
-        self.control(id, |reply| Control::Renew { ttl, reply }).await.and_then(|lease| {
-            if lease.ended() { Err(FreezeError::Ended(lease.into())) } else { Ok(lease) }
-        })
+        let (reply, answer) = oneshot::channel();
+        match self.line(id)? {
+            Some(line) => line.renew(ttl, reply).await,
+            None => drop(reply),
+        }
+        let renewed = answer.await.unwrap_or_else(|_| self.ended(id))?;
+        if renewed.ended() { Err(FreezeError::Ended(renewed.into())) } else { Ok(renewed) }
     }
 
     /// Thaws. A lease that is over is answered as it ended.
@@ -283,7 +288,12 @@ impl Leases {
     /// # Errors
     /// This attempt failed; the gateway goes on trying.
     pub async fn thaw(&self, id: &LeaseId) -> Result<Lease, FreezeError> {
-        self.control(id, |reply| Control::Thaw { cause: ThawCause::Requested, reply }).await
+        let (reply, answer) = oneshot::channel();
+        match self.line(id)? {
+            Some(line) => line.thaw(reply).await,
+            None => drop(reply),
+        }
+        answer.await.unwrap_or_else(|_| self.ended(id))
     }
 
     /// Takes no new leases and leaves those that there are, for a gateway that is started next and
@@ -316,12 +326,9 @@ impl Leases {
             (before, held)
         };
         for id in &held {
-            let keeper = self.0.rows().leases.get(id).map(|row| row.keeper.clone());
-            let (reply, _) = oneshot::channel();
-            let thaw = Control::Thaw { cause: ThawCause::Shutdown, reply };
-            if let Some(keeper) = keeper {
-                // One that is gone, or has its hands full of thaws, needs no telling.
-                let _ = keeper.try_send(thaw);
+            // A keeper that takes over from one that panicked hears of it too.
+            if let Some(row) = self.0.rows().leases.get(id) {
+                row.keeper.stop();
             }
         }
         let mut active = self.0.held.subscribe();
@@ -337,26 +344,16 @@ impl Leases {
         ShutdownReport { thawed, left }
     }
 
-    async fn control(
-        &self,
-        id: &LeaseId,
-        control: impl FnOnce(Reply) -> Control,
-    ) -> Result<Lease, FreezeError> {
-        let keeper = {
-            let rows = self.0.rows();
-            let row = rows.leases.get(id).ok_or(FreezeError::NotFound)?;
-            if row.lease.ended() {
-                return Ok(row.lease.clone());
-            }
-            row.keeper.clone()
-        };
-        let (reply, answer) = oneshot::channel();
-        if keeper.send(control(reply)).await.is_ok()
-            && let Ok(result) = answer.await
-        {
-            return result;
-        }
-        // The keeper ended meanwhile; or it panicked, and another takes over.
+    /// To the keeper of a lease; `None` if it has ended.
+    fn line(&self, id: &LeaseId) -> Result<Option<Line>, FreezeError> {
+        let rows = self.0.rows();
+        let row = rows.leases.get(id).ok_or(FreezeError::NotFound)?;
+        Ok((!row.lease.ended()).then(|| row.keeper.clone()))
+    }
+
+    /// A lease whose keeper has nothing to say any more: it has ended, or panicked, and another
+    /// takes over.
+    fn ended(&self, id: &LeaseId) -> Result<Lease, FreezeError> {
         match self.get(id) {
             Some(lease) if lease.ended() => Ok(lease),
             Some(_) => Err(defect()),

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
+use super::Reply;
+use super::controls::Controls;
 use super::keeper::Keeper;
 use super::table::Table;
-use super::{Control, Reply};
 use crate::vm::handle::VmHandle;
 use crate::vm::lease::{Lease, LeaseId, ThawCause};
 
@@ -24,12 +25,7 @@ pub(super) enum Start {
     Resume,
 }
 
-pub(super) fn spawn(
-    table: Arc<Table>,
-    id: LeaseId,
-    controls: mpsc::Receiver<Control>,
-    start: Start,
-) {
+pub(super) fn spawn(table: Arc<Table>, id: LeaseId, controls: Controls, start: Start) {
     let keeper = Keeper::new(table.clone(), id.clone(), controls);
     let mut running = tokio::spawn(keeper.run(start));
     tokio::spawn(async move {

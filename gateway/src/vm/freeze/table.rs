@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+use super::FreezeError;
+use super::controls::{Controls, Line};
 use super::transitions::{MemberStanding, Standing};
-use super::{Control, FreezeError};
 use crate::store::{Key, Kind, Records, Store, Unwritable};
 use crate::vm::VmId;
 use crate::vm::boottime::BootTime;
@@ -16,9 +18,6 @@ use crate::vm::handle::VmHandle;
 use crate::vm::lease::{self, Lease, LeaseId, LeaseState, Member};
 use crate::vm::registry::Registry;
 use crate::vm::settings::Settings;
-
-/// Callers of one lease are few; a full channel makes them wait, not its keeper.
-const CONTROLS: usize = 8;
 
 pub(in crate::vm) struct Table {
     pub(super) registry: Registry,
@@ -43,7 +42,7 @@ pub(super) struct Rows {
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) lease: Lease,
-    pub(super) keeper: mpsc::Sender<Control>,
+    pub(super) keeper: Line,
 }
 
 impl Table {
@@ -63,7 +62,7 @@ impl Table {
     }
 
     /// Enters a lease: one at a time per VM. The other end is its keeper's.
-    pub(super) fn insert(&self, lease: Lease) -> Result<mpsc::Receiver<Control>, FreezeError> {
+    pub(super) fn insert(&self, lease: Lease) -> Result<Controls, FreezeError> {
         let mut rows = self.rows();
         // Under the lock: a stop that has looked at all leases has no other one behind it.
         if rows.stopping {
@@ -100,20 +99,19 @@ impl Table {
     }
 
     /// As [`insert`](Self::insert), for a lease from before a restart: no limit holds it back.
-    pub(super) fn restore(&self, lease: Lease) -> Option<mpsc::Receiver<Control>> {
+    pub(super) fn restore(&self, lease: Lease) -> Option<Controls> {
         let mut rows = self.rows();
         if lease.ended() {
-            let (keeper, _) = mpsc::channel(1);
             rows.ended.push_back(lease.id.clone());
-            rows.leases.insert(lease.id.clone(), Row { lease, keeper });
+            rows.leases.insert(lease.id.clone(), Row { lease, keeper: Line::dead() });
             self.forget_old(&mut rows);
             return None;
         }
         Some(self.enter(&mut rows, lease))
     }
 
-    fn enter(&self, rows: &mut Rows, lease: Lease) -> mpsc::Receiver<Control> {
-        let (keeper, controls) = mpsc::channel(CONTROLS);
+    fn enter(&self, rows: &mut Rows, lease: Lease) -> Controls {
+        let (keeper, controls) = Line::new(CancellationToken::new());
         for member in lease.members.iter().filter(|member| !member.ended()) {
             rows.active.insert(member.vm.clone(), lease.id.clone());
         }
@@ -123,9 +121,11 @@ impl Table {
     }
 
     /// A new keeper's end, in place of one that is gone.
-    pub(super) fn reattach(&self, id: &LeaseId) -> Option<mpsc::Receiver<Control>> {
-        let (keeper, controls) = mpsc::channel(CONTROLS);
-        self.rows().leases.get_mut(id)?.keeper = keeper;
+    pub(super) fn reattach(&self, id: &LeaseId) -> Option<Controls> {
+        let mut rows = self.rows();
+        let row = rows.leases.get_mut(id)?;
+        let (keeper, controls) = row.keeper.again();
+        row.keeper = keeper;
         Some(controls)
     }
 

@@ -7,6 +7,7 @@ use qga_proto::command::{
     GuestFsfreezeFreezeList, LeasedFreeze, XFsfreezeFreeze, frozen_count,
 };
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::{Froze, Guardian, Order, Orders};
 use crate::vm::boottime::BootTime;
@@ -86,13 +87,25 @@ impl Guardian {
             }
             Next::Undo(error) => {
                 // How the freeze failed is told once it is undone, or after one attempt that it
-                // is not.
+                // is not. Other VMs stay frozen until then, and not for as long as this one likes.
                 let lease = self.lease.clone();
                 let (undo, undone) = oneshot::channel();
+                let alone = self.table.read(&lease, |lease| lease.sole().is_some());
+                let sync = self.vm.settings().limits().sync;
+                let patience = async move {
+                    match alone {
+                        Some(true) => std::future::pending().await,
+                        _ => sleep(sync).await,
+                    }
+                };
                 let tell = async {
-                    let error = match undone.await {
-                        Ok(Err(source)) => FreezeError::OutcomeUnknown { lease, source },
-                        _ => error,
+                    let error = tokio::select! {
+                        biased;
+                        undone = undone => match undone {
+                            Ok(Err(source)) => FreezeError::OutcomeUnknown { lease, source },
+                            _ => error,
+                        },
+                        () = patience => error,
                     };
                     let _ = told.send(Froze::No(error));
                 };

@@ -59,6 +59,8 @@ pub(super) struct Truth {
     pub(super) named: Option<Named>,
     /// Commands in the order they were run; syncs are left out.
     pub(super) ran: Vec<String>,
+    /// Those that came, run or not.
+    pub(super) asked: Vec<String>,
     /// Bytes that came before the first sync was answered, by connection.
     pub(super) before_sync: Vec<Vec<u8>>,
     pub(super) connections: usize,
@@ -99,6 +101,11 @@ impl Guest {
 
     pub(super) fn rule(&self, rule: impl FnMut(&str) -> Act + Send + 'static) {
         *self.shared.rule.lock().expect("rule") = Box::new(rule);
+    }
+
+    /// Whether it was asked so, and has perhaps not answered yet.
+    pub(super) fn asked(&self, name: &str) -> bool {
+        self.lock().asked.iter().any(|asked| asked == name)
     }
 
     /// From now on it carries this command out and nobody hears of it; each time, something comes.
@@ -203,6 +210,9 @@ impl Shared {
             server.feed(&buffer[..n]);
             while let Some(job) = server.poll(Instant::now(), &mut |_| true) {
                 let is_sync = job.info.is_sync();
+                if !is_sync {
+                    self.lock().asked.push(job.info.name.into());
+                }
                 let act = (self.rule.lock().expect("rule"))(job.info.name);
                 let twice = matches!(act, Act::Twice);
                 let (outcome, raw, close) = match act {

@@ -13,29 +13,35 @@ use qga_proto::{Outcome, QgaError};
 use tempfile::{TempDir, tempdir};
 
 use super::fake::{Act, Guest};
+use super::leased::Named;
 use super::{QUICK, eventually, parse, ready, request};
 
 const FREEZE: &str = "guest-fsfreeze-freeze";
-const THAW: &str = "guest-fsfreeze-thaw";
+pub(super) const THAW: &str = "guest-fsfreeze-thaw";
 
 /// VMs `a`, `b` and `c`, and the freezes and thaws that came to them, in their order.
-struct Three {
+pub(super) struct Three {
     _dir: TempDir,
     _registry: Registry,
-    guests: Vec<Guest>,
+    pub(super) guests: Vec<Guest>,
     vms: Vec<VmHandle>,
-    leases: Leases,
+    pub(super) leases: Leases,
     came: Arc<Mutex<Vec<String>>>,
 }
 
 impl Three {
     async fn ready(limits: &str) -> Self {
+        Self::with(QUICK.replace("[limits]", &format!("[limits]\n{limits}")), None).await
+    }
+
+    /// With these limits, and agents that know leases by name or stock ones.
+    pub(super) async fn with(mut text: String, named: Option<Named>) -> Self {
         let dir = tempdir().expect("tempdir");
-        let mut text = QUICK.replace("[limits]", &format!("[limits]\n{limits}"));
         let mut guests = Vec::new();
         for name in ["a", "b", "c"] {
             let path = dir.path().join(name);
             guests.push(Guest::start(&path));
+            guests[guests.len() - 1].change(|truth| truth.named.clone_from(&named));
             text += &format!("[[vm]]\nid = \"{name}\"\nsocket = {path:?}\n");
         }
         let registry = Registry::start(&parse(&text));
@@ -53,7 +59,7 @@ impl Three {
     }
 
     /// What that guest does with freezes and thaws.
-    fn rule(&self, index: usize, mut rule: impl FnMut(&str) -> Act + Send + 'static) {
+    pub(super) fn rule(&self, index: usize, mut rule: impl FnMut(&str) -> Act + Send + 'static) {
         let (came, vm) = (self.came.clone(), self.vms[index].id().to_string());
         self.guests[index].rule(move |name| {
             if name != FREEZE && name != THAW {
@@ -65,7 +71,7 @@ impl Three {
         });
     }
 
-    async fn freeze(&self, request: FreezeRequest) -> Result<Lease, FreezeError> {
+    pub(super) async fn freeze(&self, request: FreezeRequest) -> Result<Lease, FreezeError> {
         let owner = Principal::unix(0);
         self.leases.begin(self.vms.clone(), request, owner)?.outcome().await
     }
@@ -74,7 +80,7 @@ impl Three {
         std::mem::take(&mut self.came.lock().expect("came"))
     }
 
-    fn frozen(&self) -> Vec<bool> {
+    pub(super) fn frozen(&self) -> Vec<bool> {
         self.guests.iter().map(|guest| guest.truth().frozen).collect()
     }
 }

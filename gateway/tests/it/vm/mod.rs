@@ -14,6 +14,7 @@ mod libvirt;
 mod links;
 mod memory;
 mod modes;
+mod mute;
 mod old_agent;
 pub(crate) mod qemu_ga;
 mod qmp;

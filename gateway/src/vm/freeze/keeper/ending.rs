@@ -6,11 +6,13 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Keeper;
+use crate::vm::boottime::BootTime;
 use crate::vm::call::CallError;
-use crate::vm::freeze::{Control, FreezeError, Reply, torn_down};
+use crate::vm::freeze::controls::{Control, End, Renewal};
+use crate::vm::freeze::{FreezeError, Reply, torn_down};
 use crate::vm::guardian::{Begin, Order};
 use crate::vm::lease::{self, Lease, LeaseState, ThawCause};
 
@@ -23,15 +25,16 @@ type Attempt = Option<Result<(), CallError>>;
 impl Keeper {
     /// Thaws everything, however often it takes, and closes the lease.
     pub(super) async fn end(mut self, cause: ThawCause, mut waiting: Vec<Reply>) {
-        let one_by_one = self.begin_end(cause);
+        let mut turns = self.begin_end(cause);
         let mut due: VecDeque<usize> =
             (0..self.posts.len()).rev().filter(|index| !self.has_ended(*index)).collect();
         let mut attempts = FuturesUnordered::new();
         let mut failure: Option<(usize, CallError)> = None;
         while !self.all_ended() {
-            while !one_by_one || attempts.is_empty() {
+            while turns.may_begin(attempts.is_empty()) {
                 let Some(index) = due.pop_front() else { break };
                 attempts.push(self.attempt(index, cause));
+                turns.begun();
             }
             tokio::select! {
                 biased;
@@ -58,10 +61,14 @@ impl Keeper {
                         }
                     }
                 }
-                Some(control) = self.controls.recv() => match control {
-                    Control::Renew { reply, .. } => self.refuse_renewal(reply),
-                    Control::Thaw { cause, reply } => {
-                        waiting.push(reply);
+                () = turns.next(), if !due.is_empty() => {}
+                control = self.controls.recv() => match control {
+                    Control::Renew(Renewal { reply, .. }) => {
+                        let _ = reply.send(Err(self.ended_error()));
+                    }
+                    Control::End(End { cause, reply }) => {
+                        waiting.extend(reply);
+                        turns.hurry(cause);
                         for index in 0..self.posts.len() {
                             if !due.contains(&index) && !self.has_ended(index) {
                                 attempts.push(self.attempt(index, cause));
@@ -74,17 +81,24 @@ impl Keeper {
         self.close(cause, waiting).await;
     }
 
-    /// Whether the VMs are to be thawed one after the other.
-    fn begin_end(&self, cause: ThawCause) -> bool {
+    /// How the VMs are to be thawed: at once, or one after the other.
+    fn begin_end(&self, cause: ThawCause) -> Turns {
         let rollback = cause == ThawCause::Rollback && self.posts.len() > 1;
-        let order = self.table.change(&self.id, |lease| {
+        let terms = self.table.change(&self.id, |lease| {
             lease.state = if rollback { LeaseState::RollingBack } else { LeaseState::Thawing };
             lease.thaw_cause = Some(cause);
-            lease.order
+            (lease.order, lease.deadline)
         });
         // A gateway that dies with its thaw under way is to know that it was its own.
         self.table.hasten(&self.id);
-        order == Some(lease::Order::Sequential)
+        let mut turns = Turns {
+            one_by_one: terms.is_some_and(|(order, _)| order == lease::Order::Sequential),
+            patience: self.table.settings.limits().sync,
+            next: Instant::now(),
+            deadline: terms.and_then(|(_, deadline)| deadline),
+        };
+        turns.hurry(if self.controls.is_stopping() { ThawCause::Shutdown } else { cause });
+        turns
     }
 
     fn attempt(
@@ -100,11 +114,7 @@ impl Keeper {
     async fn close(mut self, cause: ThawCause, mut waiting: Vec<Reply>) {
         self.table.change(&self.id, |lease| lease.end(cause));
         // Whoever asks from now on reads the table; whoever asked just before is answered here.
-        self.controls.close();
-        while let Ok(control) = self.controls.try_recv() {
-            let (Control::Thaw { reply, .. } | Control::Renew { reply, .. }) = control;
-            waiting.push(reply);
-        }
+        waiting.extend(self.controls.close());
         let _ = timeout(WRITING, self.table.write(&self.id)).await;
         let lease = self.lease();
         if let Ok(lease) = &lease {
@@ -144,6 +154,46 @@ impl Keeper {
             None => drop(told.send(Err(torn_down()))),
         }
         true
+    }
+}
+
+/// Whose turn it is. The order is a courtesy among guests that answer: one that does not keeps none
+/// of the others frozen for long, and none beyond the lease's time or into the gateway's end.
+struct Turns {
+    one_by_one: bool,
+    /// How long one that does not answer holds back the next.
+    patience: Duration,
+    /// When the next one's turn comes at the latest.
+    next: Instant,
+    /// When the lease's time is over; none if it never held.
+    deadline: Option<BootTime>,
+}
+
+impl Turns {
+    fn may_begin(&self, none_under_way: bool) -> bool {
+        none_under_way || !self.one_by_one || self.next <= Instant::now()
+    }
+
+    fn begun(&mut self) {
+        self.next = Instant::now() + self.patience;
+    }
+
+    fn hurry(&mut self, cause: ThawCause) {
+        self.one_by_one &= !matches!(cause, ThawCause::Expired | ThawCause::Shutdown);
+    }
+
+    /// Returns when more may begin.
+    async fn next(&mut self) {
+        let over = async {
+            match self.deadline {
+                Some(deadline) => deadline.reached().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = sleep_until(self.next) => {}
+            () = over => self.one_by_one = false,
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 
 use super::Keeper;
 use crate::vm::boottime::BootTime;
-use crate::vm::freeze::{Control, FreezeError, Reply, Unwritten, defect, torn_down, transitions};
+use crate::vm::freeze::controls::{Control, End, Renewal};
+use crate::vm::freeze::{FreezeError, Reply, Unwritten, defect, torn_down, transitions};
 use crate::vm::guardian::{Begin, Froze, Order};
 use crate::vm::lease::{self, Lease, LeaseId, LeaseState, ThawCause};
 
@@ -100,7 +101,7 @@ impl Keeper {
                     Some((index, Err(_))) => failed.push((index, defect())),
                     None => return failed,
                 },
-                Some(control) = self.controls.recv() => self.note_control(control, meanwhile),
+                control = self.controls.recv() => self.note_control(control, meanwhile),
             }
         }
     }
@@ -140,7 +141,7 @@ impl Keeper {
                     Some((index, Err(_))) => failed.push((index, defect())),
                     None => return,
                 },
-                Some(control) = self.controls.recv() => {
+                control = self.controls.recv() => {
                     self.note_control(control, meanwhile);
                     if let Some(cause) = meanwhile.thaw {
                         self.call_off(cause);
@@ -162,12 +163,12 @@ impl Keeper {
 
     fn note_control(&self, control: Control, meanwhile: &mut Meanwhile) {
         match control {
-            Control::Thaw { cause, reply } => {
+            Control::End(End { cause, reply }) => {
                 meanwhile.thaw.get_or_insert(cause);
-                meanwhile.waiting.push(reply);
+                meanwhile.waiting.extend(reply);
             }
             // It has not begun to run.
-            Control::Renew { ttl, reply } => {
+            Control::Renew(Renewal { ttl, reply }) => {
                 let lease = self.table.change(&self.id, |lease| {
                     lease.ttl = ttl;
                     lease.clone()
@@ -262,9 +263,7 @@ impl Keeper {
     fn forget(&mut self) {
         self.guardians.abort_all();
         self.table.remove(&self.id);
-        self.controls.close();
-        while let Ok(control) = self.controls.try_recv() {
-            let (Control::Thaw { reply, .. } | Control::Renew { reply, .. }) = control;
+        for reply in self.controls.close() {
             let _ = reply.send(Err(FreezeError::NotFound));
         }
     }

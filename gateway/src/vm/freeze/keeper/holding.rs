@@ -9,7 +9,8 @@ use tokio::time::timeout;
 
 use super::Keeper;
 use crate::vm::boottime::BootTime;
-use crate::vm::freeze::{Control, FreezeError, Reply, Unwritten, transitions};
+use crate::vm::freeze::controls::{Control, Controls, End, Renewal};
+use crate::vm::freeze::{FreezeError, Reply, Unwritten, transitions};
 use crate::vm::guardian::Order;
 use crate::vm::lease::{Guard, Lease, ThawCause};
 
@@ -20,11 +21,14 @@ impl Keeper {
             let deadline = self.deadline();
             tokio::select! {
                 biased;
-                Some(control) = self.controls.recv() => match control {
-                    Control::Thaw { cause, reply } => return (cause, vec![reply]),
-                    Control::Renew { ttl, reply } => {
-                        let renewed = self.renew(ttl, deadline).await;
-                        let _ = reply.send(renewed);
+                control = self.controls.recv() => match control {
+                    Control::End(End { cause, reply }) => {
+                        return (cause, reply.into_iter().collect());
+                    }
+                    Control::Renew(renewal) => {
+                        if let Some(end) = self.renew_unless_ended(renewal, deadline).await {
+                            return (end.cause, end.reply.into_iter().collect());
+                        }
                     }
                 },
                 () = deadline.reached() => return (ThawCause::Expired, Vec::new()),
@@ -37,6 +41,24 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// Renews; but a guest that does not answer puts off no thaw. Gives that, if it comes first.
+    async fn renew_unless_ended(
+        &mut self,
+        Renewal { ttl, reply }: Renewal,
+        deadline: BootTime,
+    ) -> Option<End> {
+        // Back in its place below; nobody else looks there meanwhile.
+        let mut controls = std::mem::replace(&mut self.controls, Controls::none());
+        let (renewed, end) = tokio::select! {
+            biased;
+            end = controls.end() => (Err(self.ended_error()), Some(end)),
+            renewed = self.renew(ttl, deadline) => (renewed, None),
+        };
+        self.controls = controls;
+        let _ = reply.send(renewed);
+        end
     }
 
     fn deadline(&self) -> BootTime {
