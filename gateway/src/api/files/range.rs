@@ -49,7 +49,7 @@ impl Place {
         let (first, last) = range.split_once('-')?;
         let (first, last, total) = (number(first)?, number(last)?, number(total.trim())?);
         let fits = unit.eq_ignore_ascii_case("bytes") && first <= last && last < total;
-        fits.then_some(Self { first, last: Some(last), is_end: last + 1 == total })
+        fits.then_some(Self { first, last: Some(last), is_end: last.checked_add(1) == Some(total) })
     }
 
     /// A content's rest, from here on.
