@@ -20,9 +20,10 @@ pub(crate) fn cut(mut text: String) -> String {
 
 /// The first of these names, each once and in order; the last line says how many more there are.
 pub(crate) fn few(names: impl IntoIterator<Item = String>) -> Vec<String> {
-    let mut names: Vec<String> = names.into_iter().map(cut).collect();
+    let mut names: Vec<String> = names.into_iter().collect();
     names.sort_unstable();
     names.dedup();
+    let mut names: Vec<String> = names.into_iter().map(cut).collect();
     let mut bytes = 0;
     let fits = |name: &&String| {
         bytes += name.len();
