@@ -73,8 +73,8 @@ fn upload(gateway: &Path, dir: &Path, size: u64) -> Result<f64> {
     let mut link = FileLink::connect(&gateway.socket())?;
     let piece = noise(CHUNK);
     // What a first transfer leaves is no part of it.
-    link.upload("/f", 1 << 20, &piece)?;
-    grown(&gateway, || link.upload("/f", size, &piece))
+    link.upload("/dev/null", 1 << 20, &piece)?;
+    grown(&gateway, || link.upload("/dev/null", size, &piece))
 }
 
 fn download_memory(lanes: &Lanes, size: u64) -> Result<f64> {
