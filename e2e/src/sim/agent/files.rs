@@ -16,9 +16,9 @@ const MAX_OPEN: usize = 512;
 /// Files that may be made, and the bytes of each.
 const MAX_FILES: usize = 64;
 const MAX_LENGTH: usize = 1 << 20;
-/// One that is there from the beginning.
 /// Takes whatever is written to it, of any length.
 const SWALLOWS: &str = "/dev/null";
+/// One that is there from the beginning.
 const LOG: (&str, &[u8]) = ("/var/log/syslog", b"simulated: all is well\n");
 
 /// The disk, and what is open.
