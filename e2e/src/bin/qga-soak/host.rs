@@ -187,7 +187,7 @@ fn config(dir: &Path, guests: &Guests, length: Duration) -> Result<String> {
          [limits]\nsync_seconds = 1\nbackoff_max_seconds = 1\norphan_seconds = 4\n\
          connect_wait_seconds = 1\nended_leases = {kept}\nidempotency_keys = {kept}\n\
          events_kept = 1000\nguest_margin_seconds = {}\nreply_cap_bytes = 4194304\n\
-         keepalive_seconds = 20\nanswers_bytes = 1048576\n\
+         keepalive_seconds = 20\nprocess_results_seconds = 20\nupload_resume_seconds = 20\nanswers_bytes = 1048576\n\
          [timeouts]\nsession_seconds = 1\nfreeze_seconds = 2\nthaw_seconds = 3\n\
          other_seconds = 2\nfile_seconds = 2\n\
          [metrics]\nrefresh_seconds = 60\n\
