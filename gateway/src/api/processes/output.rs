@@ -187,6 +187,12 @@ fn bytes(
         ));
     };
     let offset = query.offset.unwrap_or(state.start);
+    if i64::try_from(offset).is_err() {
+        return Err(Problem::bad_request(format!(
+            "Parameter \"offset\" must be at most {}.",
+            i64::MAX
+        )));
+    }
     if offset < state.start {
         return Err(Problem::new(
             Code::OutputGone,
