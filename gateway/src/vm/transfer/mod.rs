@@ -25,6 +25,7 @@ mod guest_path;
 mod kept;
 mod patience;
 mod slots;
+mod spare;
 mod upload;
 
 use std::future::Future;
