@@ -24,6 +24,7 @@ mod error;
 mod guest_path;
 mod kept;
 mod patience;
+mod places;
 mod slots;
 mod spare;
 mod upload;

@@ -125,9 +125,10 @@ impl Upload {
         digests: Digests,
     ) -> Result<Self, TransferError> {
         let slot = Transfers::begin(vm)?;
+        let place = vm.settings().transfers.places.enter(vm.id(), path, how).await?;
         let (vm, path, beneath) = (vm.clone(), path.clone(), beneath.argument());
         detached(async move {
-            let file = if how == InPlace::PartExtended {
+            let mut file = if how == InPlace::PartExtended {
                 let (path, path_b64) = path.members();
                 let open = XFileOpen { path, path_b64, write: Some(true), beneath };
                 GuestFile::open(&vm, slot, open, |opened| opened.handle).await?.0
@@ -136,6 +137,7 @@ impl Upload {
                 let open = GuestFileOpen { path: path.lossy().into(), mode: Some(mode.into()) };
                 GuestFile::open(&vm, slot, open, |handle| *handle).await?.0
             };
+            file.keep(place);
             if how != InPlace::Whole {
                 // Behind the end there would be a hole that nobody has sent.
                 let end = file.end().await?;
