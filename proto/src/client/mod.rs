@@ -32,6 +32,10 @@ pub use crate::reply::{ReplyError, ReplyText};
 /// The most commands in flight on one connection.
 const MAX_IN_FLIGHT: usize = 64;
 
+/// Room for output that is kept while an answer is waited for, in bytes: two parts of a file, encoded, and
+/// what a vector has beyond.
+const KEPT_OUTPUT: usize = 512 << 10;
+
 /// What a client needs to know beforehand.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientConfig {
@@ -330,8 +334,11 @@ impl Client {
     /// Room for large commands goes back once none is answered any more. Before that there may be the
     /// next part of a file, and fresh memory costs more than to fill it.
     fn give_back(&mut self) {
-        if self.in_flight.is_empty() && self.output.is_empty() {
-            self.output.shrink_to(1024);
+        let waits = !self.in_flight.is_empty();
+        if self.output.is_empty() {
+            self.output.shrink_to(if waits { KEPT_OUTPUT } else { 1024 });
+        }
+        if !waits {
             self.in_flight.shrink_to(0);
         }
     }
@@ -373,5 +380,30 @@ impl Client {
         if !matches!(self.events.back(), Some(ClientEvent::Dropped(last)) if *last == reason) {
             self.events.push_back(ClientEvent::Dropped(reason));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::GuestPing;
+
+    #[test]
+    fn room_for_a_chunk_stays_while_an_answer_is_waited_for_and_no_longer() {
+        let client = Client::new(ClientConfig::default());
+        let mut client = Client { phase: Phase::Ready, echoes_id: true, ..client };
+        let call = Call::new(&GuestPing {}, Instant::now() + Duration::from_secs(1), 1024);
+        let call = Call { arguments: String::new(), ..call };
+        let mut sent = Vec::new();
+        for (size, kept) in [(200_000, 200_000..=KEPT_OUTPUT), (4 << 20, 1..=KEPT_OUTPUT)] {
+            let write = |output: &mut Vec<u8>| output.resize(output.len() + size, b'1');
+            sent.push(client.send_written(&call, write).unwrap());
+            client.consume_output(usize::MAX);
+            assert!(kept.contains(&client.output.capacity()), "{}", client.output.capacity());
+        }
+        for id in sent {
+            client.end(id, Err(ReplyError::TimedOut));
+        }
+        assert!(client.output.capacity() <= 1024);
     }
 }
