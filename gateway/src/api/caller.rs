@@ -268,7 +268,7 @@ impl Caller {
     /// Returns once the caller would not be let in any more, or `holds` does not hold: for streams,
     /// which must end when rights do.
     pub(crate) async fn revoked(&self, holds: impl Fn() -> bool) {
-        self.app.authority.watch(self.proof.bearer.clone()).until(holds).await;
+        self.proof.revoked(&self.app.authority, holds).await;
     }
 
     /// Notes the lease that the request made.
