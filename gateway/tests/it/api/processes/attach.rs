@@ -90,14 +90,20 @@ async fn bytes_pass_both_ways_with_sizes_and_signals_and_the_end_is_told() {
     assert_eq!(text(&mut socket).await["exit"]["exit_code"], 5);
 }
 
+/// What a program writes at a time.
+const PIECE: usize = 48 << 10;
+
 #[tokio::test]
 async fn what_is_kept_of_a_programs_end_is_for_who_has_the_right_to_it() {
     let programs = Programs::extension();
     let gateway = gateway(&programs, "[limits]\nprocess_output_bytes = 8388608\n").await;
-    let body = json!({"pty": {"rows": 24, "cols": 80}, "overflow": "wait"});
+    let body = json!({"pty": {"rows": 24, "cols": 80}});
     let (pid, handle) = start(&gateway, &programs, body).await;
     // More than sockets hold, so that it is still being sent.
-    programs.write_all(handle, Stdout, &vec![b'x'; 6 << 20]).await;
+    for n in 1..=64 {
+        programs.write(handle, Stdout, &[b'x'; PIECE]);
+        until(&gateway, pid, |process| process["stdout"]["end"] == n * PIECE).await;
+    }
     programs.exit(handle, 0);
     until(&gateway, pid, |process| process["complete"] == true).await;
     let Target::Unix(path) = &gateway.unix else { unreachable!("it is one") };
@@ -117,7 +123,7 @@ async fn what_is_kept_of_a_programs_end_is_for_who_has_the_right_to_it() {
         }
     };
     assert!(said.contains("detached") && said.contains("right"), "{said}");
-    assert!(bytes < 6 << 20, "it was not sent to its end");
+    assert!(bytes < 64 * PIECE, "it was not sent to its end");
 }
 
 #[tokio::test]
