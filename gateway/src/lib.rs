@@ -10,6 +10,7 @@ pub mod audit;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+pub mod explain;
 mod metrics;
 pub mod principal;
 mod printable;

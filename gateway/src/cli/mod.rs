@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use qga_gateway::config::Config;
+use qga_gateway::explain::explain;
 use qga_gateway::rights::{Expiry, TokenName, issue};
 use qga_gateway::server::Inherited;
 use qga_gateway::telemetry::{self, LogFormat};
@@ -39,6 +40,11 @@ enum Command {
     CheckConfig,
     /// Look at the host and at each VM's socket, and say what is wrong and what to do about it
     Doctor(doctor::Options),
+    /// Say what a problem code or a link state means, and what to do; asks no gateway
+    Explain {
+        /// A code such as `agent_timeout`, or a state such as `busy`; without one all are listed
+        word: Option<String>,
+    },
     /// Print the OpenAPI document
     Openapi,
     /// Bearer tokens
@@ -76,6 +82,7 @@ enum TokenCommand {
 pub(crate) fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command.unwrap_or(Command::Run) {
         Command::Openapi => print(&api::openapi_json())?,
+        Command::Explain { word } => print(&explain(word.as_deref())?)?,
         Command::CheckConfig => {
             Config::load(&arguments.config)?;
             print(&format!("{}: ok\n", arguments.config.display()))?;
