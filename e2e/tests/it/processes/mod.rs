@@ -1,12 +1,8 @@
 //! Programs as streams, with the real agent on this machine: no VM is needed to run programs.
 
 mod browser;
-<<<<<<< HEAD
-pub(crate) mod shell;
-=======
 mod limited;
-mod shell;
->>>>>>> main
+pub(crate) mod shell;
 
 use std::fs;
 use std::path::{Path, PathBuf};
