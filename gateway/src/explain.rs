@@ -18,7 +18,7 @@ pub struct Unknown {
 /// If there is no such code or state.
 pub fn explain(word: Option<&str>) -> Result<String, Unknown> {
     let Some(word) = word else {
-        return Ok(sections().map(|(name, _)| format!("{name}\n")).collect());
+        return Ok(words().map(|name| format!("{name}\n")).collect());
     };
     let word = word.strip_prefix("urn:qga:problem:").unwrap_or(word);
     let found = sections().find(|(name, _)| *name == word);
@@ -26,6 +26,11 @@ pub fn explain(word: Option<&str>) -> Result<String, Unknown> {
         Some((_, section)) => Ok(format!("{}\n", section.trim_end())),
         None => Err(Unknown { word: word.escape_debug().to_string() }),
     }
+}
+
+/// All codes and states that are explained.
+pub fn words() -> impl Iterator<Item = &'static str> {
+    sections().map(|(name, _)| name)
 }
 
 /// Each code or state with its heading and text.

@@ -64,6 +64,7 @@ enum Command {
     /// Say what a problem code or a link state means, and what to do; asks no gateway
     Explain {
         /// A code such as `agent_timeout`, or a state such as `busy`; without one all are listed
+        #[arg(add = complete::explained())]
         word: Option<String>,
     },
     /// Print the OpenAPI document
@@ -141,7 +142,10 @@ fn carry_out(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = &arguments.config;
     match arguments.command.unwrap_or(Command::Run) {
         Command::Openapi => print(&api::openapi_json())?,
-        Command::Explain { word } => print(&explain(word.as_deref())?)?,
+        Command::Explain { word } => {
+            let told = explain(word.as_deref()).map_err(|error| exit::Usage(error.to_string()))?;
+            print(&told)?;
+        }
         Command::CheckConfig => {
             Config::load(config)?;
             print(&format!("{}: ok\n", config.display()))?;

@@ -3,6 +3,7 @@
 mod completions;
 mod copy;
 mod exec;
+mod explain;
 mod freeze;
 mod hold;
 mod vms;
