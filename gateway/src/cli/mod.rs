@@ -6,6 +6,7 @@ mod bytes_out;
 mod complete;
 mod cp;
 mod doctor;
+mod events;
 mod exec;
 mod exit;
 mod freeze;

@@ -7,6 +7,7 @@ mod explain;
 mod freeze;
 mod hold;
 mod vms;
+mod watch;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
