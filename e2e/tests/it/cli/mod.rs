@@ -6,6 +6,7 @@ mod exec;
 mod explain;
 mod freeze;
 mod hold;
+mod trees;
 mod vms;
 mod watch;
 

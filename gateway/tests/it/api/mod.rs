@@ -41,6 +41,7 @@ mod strangers;
 mod tls;
 mod traces;
 mod tree;
+mod trees;
 mod upload_conditions;
 mod uploads;
 mod wait;
