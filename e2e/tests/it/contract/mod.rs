@@ -5,6 +5,7 @@
 mod clients;
 mod lint;
 mod requests;
+mod traces;
 
 use std::fs;
 use std::path::{Path, PathBuf};
