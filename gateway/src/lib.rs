@@ -19,6 +19,7 @@ mod reload;
 pub mod replies;
 pub mod rights;
 pub mod server;
+mod share;
 pub mod shell;
 pub mod store;
 pub mod telemetry;

@@ -35,6 +35,7 @@ mod processes;
 mod reads;
 mod requests;
 mod rights;
+mod shares;
 mod shut_out;
 mod stop;
 mod strangers;
