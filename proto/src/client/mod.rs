@@ -194,6 +194,8 @@ impl Client {
     /// Sends a sync. Calls still in flight may be answered until the sync is.
     pub fn start_sync(&mut self, now: Instant, ids: SyncIds) {
         let handshake = Handshake::new(ids);
+        // Whoever is asked anew may be silent for long.
+        self.expects_more = false;
         handshake.write_opening(&mut self.output);
         self.phase = Phase::Syncing { handshake, deadline: now + self.config.sync_timeout };
         self.in_flight.iter_mut().for_each(|call| call.behind_sync = false);
