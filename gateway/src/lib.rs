@@ -11,6 +11,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+pub mod explain;
 mod metrics;
 pub mod principal;
 mod printable;

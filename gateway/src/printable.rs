@@ -6,7 +6,7 @@ pub fn printable(text: &str) -> String {
     cut(text, 1024)
 }
 
-/// The same for a metric's label: at most 128 characters.
+/// The same for a line of a list, or a metric's label: at most 128 characters.
 pub(crate) fn label(text: &str) -> String {
     cut(text, 128)
 }

@@ -42,6 +42,7 @@ mod strangers;
 mod tls;
 mod traces;
 mod tree;
+mod trees;
 mod upload_conditions;
 mod uploads;
 mod wait;
