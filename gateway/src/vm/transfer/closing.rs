@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::TransferError;
 use super::patience::Patience;
+use super::places::Place;
 use super::slots::Slot;
 use crate::vm::call::{CallError, CallOptions};
 use crate::vm::handle::VmHandle;
@@ -28,6 +29,8 @@ pub(super) struct GuestFile {
     incarnation: Option<Incarnation>,
     /// Absent once there is nothing to be closed.
     slot: Option<Slot>,
+    /// Of one that is written where it is.
+    place: Option<Place>,
 }
 
 impl GuestFile {
@@ -45,7 +48,12 @@ impl GuestFile {
         let vm = vm.clone();
         // On a first connection it becomes known only by the call.
         let incarnation = incarnation.or_else(|| vm.incarnation());
-        Ok((Self { vm, handle, disruptions, incarnation, slot: Some(slot) }, opened))
+        Ok((Self { vm, handle, disruptions, incarnation, slot: Some(slot), place: None }, opened))
+    }
+
+    /// Nobody else may write to this file in the way of `place`, until it is closed.
+    pub(super) fn keep(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     /// Timeout and bounds of a command about this file: only for the guest that opened it.
@@ -152,12 +160,17 @@ impl GuestFile {
 impl Drop for GuestFile {
     fn drop(&mut self) {
         let Some(slot) = self.slot.take() else { return };
+        let mut place = self.place.take();
+        if let Some(place) = &mut place {
+            place.closing();
+        }
         let left = Self {
             vm: self.vm.clone(),
             handle: self.handle,
             disruptions: self.disruptions,
             incarnation: self.incarnation,
             slot: None,
+            place,
         };
         // Without a runtime the process is at its end.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
