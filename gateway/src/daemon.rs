@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{self, State};
 use crate::audit::{Audit, AuditConfig};
 use crate::config::{Config, Listen, SecretFile};
+use crate::heap;
 use crate::reload::Reloader;
 use crate::replies::Replies;
 use crate::rights::{Authority, Rules};
@@ -83,6 +84,7 @@ pub async fn run(config: Config, file: &Path, inherited: Inherited) -> anyhow::R
     }
     notify(&[NotifyState::Ready]);
     tokio::spawn(watchdog::feed(store.clone()));
+    tokio::spawn(heap::keep_small());
     let reloader = Reloader::new(file, &config);
     let signal = loop {
         tokio::select! {

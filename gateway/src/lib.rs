@@ -12,6 +12,7 @@ pub mod config;
 pub mod daemon;
 pub mod doctor;
 pub mod explain;
+mod heap;
 mod metrics;
 pub mod principal;
 mod printable;
