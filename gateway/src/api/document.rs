@@ -282,6 +282,7 @@ fn problem_response(codes: &[Code]) -> Value {
             | Code::TooManyProcesses
             | Code::TooManyTickets
             | Code::TooManyTransfers
+            | Code::TooManyFileHandles
             | Code::StateUnwritable
             | Code::ShuttingDown => {
                 headers["retry-after"] = json!({"$ref": "#/components/headers/RetryAfter"});

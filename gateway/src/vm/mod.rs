@@ -21,6 +21,7 @@ mod id;
 mod incarnation;
 mod lease;
 mod link;
+mod open_files;
 mod pending;
 mod power;
 mod processes;
@@ -62,6 +63,7 @@ pub use lease::{
     Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Member, Order, Policy, ThawCause, Verdict,
 };
 pub use link::{LinkState, LinkStatus};
+pub(crate) use open_files::{Access, OpenFile, OpenFiles, Opening, TooManyOpen, Whose};
 pub use power::PowerOrder;
 pub use processes::{
     Input, InputError, InputWriter, OutputReader, Piece, Process, ProcessError, ProcessOrder,
