@@ -41,12 +41,14 @@ pub(crate) fn initramfs(assets: &Assets, path: &Path) -> Result<()> {
     fs::write(path, cpio.finish()).context("writing the initramfs")
 }
 
-/// Makes the root disk at `path`, with `agent` and other `programs` in it, and `room` for more.
+/// Makes the root disk at `path`, with `agent` and other `programs` in it, and `room` for more. A
+/// `verbose` agent logs what it does, qemu-ga each byte that it is sent: into the guest's memory.
 pub(crate) fn root_disk(
     assets: &Assets,
     agent: &GuestAgent,
     programs: &[PathBuf],
     room: u64,
+    verbose: bool,
     path: &Path,
 ) -> Result<()> {
     let staging = tempfile::tempdir()?;
@@ -93,10 +95,11 @@ pub(crate) fn root_disk(
             "/usr/sbin/qemu-ga"
         }
     };
+    let verbose = if verbose { " -v" } else { "" };
     fs::write(
         root.join("etc/agent-command"),
         format!(
-            "{agent_path} -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run/qga -v\n"
+            "{agent_path} -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run/qga{verbose}\n"
         ),
     )?;
 

@@ -60,8 +60,8 @@ impl VmBuilder {
         self
     }
 
-    /// For benches: nothing writes to the data disks, what the guest says is not logged, and a
-    /// [`Bare`](crate::bare::Bare) server answers on a port of its own.
+    /// For benches: nothing writes to the data disks, neither what the guest says nor what its
+    /// agent does is logged, and a [`Bare`](crate::bare::Bare) server answers on a port of its own.
     pub fn measured(mut self) -> Self {
         self.measured = true;
         self
@@ -75,7 +75,9 @@ impl VmBuilder {
     pub fn boot(self, assets: &Assets) -> Result<Vm> {
         let dir = self.dir;
         image::initramfs(assets, &dir.join("initramfs"))?;
-        image::root_disk(assets, &self.agent, &self.programs, self.room, &dir.join("root.img"))?;
+        let root = dir.join("root.img");
+        let (programs, verbose) = (&self.programs, !self.measured);
+        image::root_disk(assets, &self.agent, programs, self.room, verbose, &root)?;
         for disk in Disk::DATA {
             image::data_disk(disk, &dir)?;
         }
