@@ -12,10 +12,12 @@
 //! A request that makes a freeze lease goes to disk with the lease, in one write (`When`): no guest
 //! hears of it before, and neither is there without the other.
 //!
-//! Whoever comes while it is in hand waits for what becomes of it. The table knows nothing of HTTP
+//! Whoever comes while it is in hand waits for what becomes of it, which is no longer than the operation
+//! itself may take. The table knows nothing of HTTP
 //! but that an answer has a status, headers and a body.
 
-use std::collections::{BTreeMap, HashMap};
+mod rows;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,6 +25,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use self::rows::{Most, Row, Rows};
+use crate::principal::Principal;
+use crate::share::{Part, Shared};
 use crate::store::{Key, Kind, LoadError, Records, Store, Unwritable};
 use crate::vm::Registry;
 
@@ -76,41 +81,23 @@ pub(crate) enum When {
 pub(crate) enum BeginError {
     #[error(transparent)]
     Unwritable(#[from] Unwritable),
-    #[error("{max} requests with keys are in hand")]
+    #[error("{max} requests with keys are in hand, or the caller has its share of them")]
     Full { max: usize },
 }
 
 struct Table {
     registry: Registry,
     store: Store,
+    /// Requests in hand.
+    shared: Shared,
     rows: Mutex<Rows>,
-}
-
-#[derive(Default)]
-struct Rows {
-    by_name: HashMap<Arc<str>, Row>,
-    /// From the oldest on.
-    by_age: BTreeMap<u64, Arc<str>>,
-    next: u64,
-    bytes: usize,
-}
-
-struct Row {
-    age: u64,
-    /// When it came, in seconds since 1970.
-    at: u64,
-    fingerprint: String,
-    reply: Option<Reply>,
-    /// The disk may have it.
-    written: bool,
-    /// Closed when it is out of hand.
-    in_hand: Option<watch::Receiver<()>>,
 }
 
 #[derive(Serialize)]
 struct Written<'a> {
     version: u32,
     at: u64,
+    owner: &'a str,
     fingerprint: &'a str,
     reply: Option<&'a Reply>,
 }
@@ -119,6 +106,9 @@ struct Written<'a> {
 struct Read {
     version: u32,
     at: u64,
+    /// Not there in what older gateways have written.
+    #[serde(default)]
+    owner: String,
     fingerprint: String,
     reply: Option<Reply>,
 }
@@ -146,17 +136,21 @@ impl Replies {
         }
         found.sort_by_key(|(_, read)| read.at);
         let mut rows = Rows::default();
-        for (name, Read { at, fingerprint, reply, .. }) in found {
-            rows.enter(
-                name.into(),
-                Row { age: 0, at, fingerprint, reply, written: true, in_hand: None },
-            );
+        for (name, Read { at, owner, fingerprint, reply, .. }) in found {
+            let owner = Principal::new(owner);
+            let row = Row { age: 0, at, owner, fingerprint, reply, written: true, in_hand: None };
+            rows.enter(name.into(), row);
         }
         Ok(Self::over(registry, store, rows))
     }
 
     fn over(registry: &Registry, store: Store, rows: Rows) -> Self {
-        let table = Arc::new(Table { registry: registry.clone(), store, rows: Mutex::new(rows) });
+        let table = Arc::new(Table {
+            registry: registry.clone(),
+            store,
+            shared: Shared::default(),
+            rows: Mutex::new(rows),
+        });
         let records: Weak<dyn Records> = Arc::downgrade(&(table.clone() as Arc<dyn Records>));
         table.store.mirror(Kind::Reply, records);
         Self(table)
@@ -166,12 +160,13 @@ impl Replies {
     /// changes nothing.
     pub(crate) async fn begin(
         &self,
+        owner: &Principal,
         name: &str,
         fingerprint: &str,
         when: When,
     ) -> Result<Begun, BeginError> {
         loop {
-            let mut in_hand = match self.0.meet(name, fingerprint)? {
+            let mut in_hand = match self.0.meet(owner, name, fingerprint)? {
                 Met::First(in_hand) => {
                     if when == When::AtOnce {
                         self.0.store.sync([key(&in_hand.name)]).await?;
@@ -194,10 +189,15 @@ enum Met {
 }
 
 impl Table {
-    fn meet(self: &Arc<Self>, name: &str, fingerprint: &str) -> Result<Met, BeginError> {
+    fn meet(
+        self: &Arc<Self>,
+        owner: &Principal,
+        name: &str,
+        fingerprint: &str,
+    ) -> Result<Met, BeginError> {
         let mut rows = self.rows();
         self.forget_old(&mut rows, 0);
-        if let Some(row) = rows.by_name.get(name) {
+        if let Some(row) = rows.get(name) {
             return Ok(match (&row.in_hand, &row.reply) {
                 _ if row.fingerprint != fingerprint => Met::Settled(Begun::Other),
                 (Some(in_hand), _) => Met::InHand(in_hand.clone()),
@@ -206,8 +206,10 @@ impl Table {
             });
         }
         let max = self.registry.limits().idempotency_keys;
+        // Who has everything in hand would leave nobody a place, however many answers can go.
+        let part = self.shared.take(owner, 1, max).ok_or(BeginError::Full { max })?;
         self.forget_old(&mut rows, 1);
-        if rows.by_name.len() >= max {
+        if rows.len() >= max {
             return Err(BeginError::Full { max });
         }
         let name: Arc<str> = name.into();
@@ -215,21 +217,27 @@ impl Table {
         let fingerprint = fingerprint.to_owned();
         let in_hand = Some(in_hand);
         let (reply, written) = (None, false);
-        let row = Row { age: 0, at: now(), fingerprint, reply, written, in_hand };
+        let owner = owner.clone();
+        let row = Row { age: 0, at: now(), owner, fingerprint, reply, written, in_hand };
         rows.enter(name.clone(), row);
-        Ok(Met::First(InHand { table: self.clone(), name, went: false, _done: done }))
+        Ok(Met::First(InHand { table: self.clone(), name, went: false, _part: part, _done: done }))
     }
 
     /// Makes room for `more`. What is in hand stays.
     fn forget_old(&self, rows: &mut Rows, more: usize) {
         let max = self.registry.limits().idempotency_keys;
         let now = now();
-        while let Some((row, name)) = rows.oldest_settled() {
-            // A clock that was set back makes nothing old.
-            let old = now.saturating_sub(row.at) >= KEPT.as_secs();
-            if !old && rows.by_name.len() + more <= max && rows.bytes <= MAX_BYTES {
-                return;
+        // A clock that was set back makes nothing old.
+        let old = |row: &Row| now.saturating_sub(row.at) >= KEPT.as_secs();
+        let next = |rows: &Rows| match () {
+            () if rows.oldest_settled().is_some_and(|(row, _)| old(row)) => {
+                rows.oldest_settled().map(|(_, name)| name)
             }
+            () if rows.len() + more > max => rows.oldest_of(Most::Rows),
+            () if rows.bytes() > MAX_BYTES => rows.oldest_of(Most::Bytes),
+            () => None,
+        };
+        while let Some(name) = next(rows) {
             rows.remove(&name);
             self.store.note(key(&name));
         }
@@ -241,43 +249,14 @@ impl Table {
     }
 }
 
-impl Rows {
-    fn enter(&mut self, name: Arc<str>, mut row: Row) {
-        row.age = self.next;
-        self.next += 1;
-        self.bytes += row.size();
-        self.by_age.insert(row.age, name.clone());
-        self.by_name.insert(name, row);
-    }
-
-    /// Whether the disk is to forget it too.
-    fn remove(&mut self, name: &str) -> bool {
-        let Some(row) = self.by_name.remove(name) else { return false };
-        self.by_age.remove(&row.age);
-        self.bytes -= row.size();
-        row.written
-    }
-
-    fn oldest_settled(&self) -> Option<(&Row, Arc<str>)> {
-        let mut rows =
-            self.by_age.values().filter_map(|name| Some((self.by_name.get(name)?, name)));
-        rows.find(|(row, _)| row.in_hand.is_none()).map(|(row, name)| (row, name.clone()))
-    }
-}
-
-impl Row {
-    fn size(&self) -> usize {
-        self.reply.as_ref().and_then(|reply| reply.body.as_ref()).map_or(0, String::len)
-    }
-}
-
 impl Records for Table {
     fn record(&self, name: &str) -> Option<Vec<u8>> {
         let mut rows = self.rows();
-        let row = rows.by_name.get_mut(name)?;
+        let row = rows.get_mut(name)?;
         row.written = true;
         let (fingerprint, reply) = (&*row.fingerprint, row.reply.as_ref());
-        let written = Written { version: VERSION, at: row.at, fingerprint, reply };
+        let owner = row.owner.as_str();
+        let written = Written { version: VERSION, at: row.at, owner, fingerprint, reply };
         // Strings and numbers: their serialization cannot fail.
         Some(serde_json::to_vec(&written).unwrap_or_default())
     }
@@ -289,6 +268,7 @@ pub(crate) struct InHand {
     table: Arc<Table>,
     name: Arc<str>,
     went: bool,
+    _part: Part,
     _done: watch::Sender<()>,
 }
 
@@ -311,12 +291,7 @@ impl InHand {
     /// Keeps the answer, and waits until it is on disk.
     pub(crate) async fn finish(self, reply: Reply) -> Result<(), Unwritable> {
         {
-            let mut rows = self.table.rows();
-            if let Some(row) = rows.by_name.get_mut(&self.name) {
-                row.reply = Some(reply);
-                let size = row.size();
-                rows.bytes += size;
-            }
+            self.table.rows().answer(&self.name, reply);
         }
         self.table.store.sync([key(&self.name)]).await
     }
@@ -326,7 +301,7 @@ impl Drop for InHand {
     fn drop(&mut self) {
         let mut rows = self.table.rows();
         if self.went {
-            if let Some(row) = rows.by_name.get_mut(&self.name) {
+            if let Some(row) = rows.get_mut(&self.name) {
                 row.in_hand = None;
             }
         } else {
@@ -349,7 +324,7 @@ fn now() -> u64 {
 
 impl fmt::Debug for Replies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Replies").field("kept", &self.0.rows().by_name.len()).finish()
+        f.debug_struct("Replies").field("kept", &self.0.rows().len()).finish()
     }
 }
 

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod base64;
+mod chunk;
 mod client;
 pub mod command;
 mod error;
@@ -19,6 +20,7 @@ mod lines;
 mod output;
 mod reply;
 mod request;
+mod scan;
 mod server;
 
 pub use self::client::{
@@ -26,6 +28,6 @@ pub use self::client::{
     SyncIds,
 };
 pub use self::error::{ErrorClass, QgaError};
-pub use self::lines::newline;
 pub use self::request::{Outcome, Request};
+pub use self::scan::newline;
 pub use self::server::{Job, Server, Ticket};

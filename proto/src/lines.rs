@@ -1,5 +1,7 @@
 //! The host's end of the framing: a byte stream to lines, with a cap.
 
+use crate::scan::newline;
+
 /// What the stream held.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line {
@@ -51,32 +53,9 @@ impl Lines {
     }
 }
 
-/// Where the first newline is. Chunks of files are long lines, and to look for their end byte by byte
-/// would take longer than all else that is done with them.
-pub fn newline(bytes: &[u8]) -> Option<usize> {
-    // `contains` looks at many bytes at once, `position` at one.
-    const STRIDE: usize = 512;
-    let (at, stride) =
-        bytes.chunks(STRIDE).enumerate().find(|(_, stride)| stride.contains(&b'\n'))?;
-    let within = stride.iter().position(|&byte| byte == b'\n')?;
-    Some(at * STRIDE + within)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_newline_is_found_wherever_it_is() {
-        for length in [0, 1, 511, 512, 513, 5000] {
-            let mut bytes = vec![b'a'; length];
-            assert_eq!(newline(&bytes), None);
-            for at in (0..length).rev() {
-                bytes[at] = b'\n';
-                assert_eq!(newline(&bytes), Some(at));
-            }
-        }
-    }
 
     fn lines(lines: &mut Lines, mut input: &[u8], cap: usize) -> Vec<Line> {
         let mut found = Vec::new();

@@ -5,6 +5,7 @@ use std::ops::Range;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::chunk;
 use crate::command::{Command, FileChunk, GuestFileRead};
 use crate::error::{ErrorClass, QgaError};
 
@@ -18,6 +19,7 @@ const MAX_ERRNO: usize = 32;
 pub struct ReplyText {
     line: Vec<u8>,
     value: Range<usize>,
+    chunk: Option<Range<usize>>,
 }
 
 impl ReplyText {
@@ -34,7 +36,7 @@ impl ReplyText {
 
     /// Reads it as the answer of `guest-file-read`, without copying the bytes.
     pub fn into_file_chunk(self) -> Result<FileChunk, ReplyError> {
-        FileChunk::decode(self.line, self.value)
+        FileChunk::decode(self.line, self.value, self.chunk)
             .map_err(|error| ReplyError::BadReply(format!("{}: {error}", GuestFileRead::INFO.name)))
     }
 }
@@ -62,6 +64,8 @@ pub(crate) struct Reply {
     line: Vec<u8>,
     id: Option<String>,
     content: ContentRange,
+    /// As [`chunk::find`] found it.
+    chunk: Option<Range<usize>>,
 }
 
 #[derive(Debug)]
@@ -96,13 +100,21 @@ struct WireError {
 impl Reply {
     /// Reads the line from `start`. The error says what is wrong with it.
     pub(crate) fn parse(line: Vec<u8>, start: usize) -> Result<Self, String> {
-        let wire: Wire<'_> = serde_json::from_slice(&line[start..])
-            .map_err(|error| format!("not a reply: {error}"))?;
+        let chunk = chunk::find(&line, start..line.len());
+        let around = chunk.as_ref().map(|chunk| chunk::around(&line, start..line.len(), chunk));
+        let text = around.as_deref().unwrap_or_else(|| &line[start..]);
+        let wire: Wire<'_> =
+            serde_json::from_slice(text).map_err(|error| format!("not a reply: {error}"))?;
         let content = match (wire.value, wire.error) {
             (Some(value), None) => {
-                // The raw value borrows from the line: its place there is the distance.
-                let offset = value.get().as_ptr() as usize - line.as_ptr() as usize;
-                ContentRange::Return(offset..offset + value.get().len())
+                // The raw value borrows from the text: its place there is the distance.
+                let from = start + (value.get().as_ptr() as usize - text.as_ptr() as usize);
+                let to = from + value.get().len();
+                let shift = |at: usize| match &chunk {
+                    Some(chunk) if at > chunk.start => at + chunk.len(),
+                    _ => at,
+                };
+                ContentRange::Return(shift(from)..shift(to))
             }
             (None, Some(WireError { class, mut desc, errno })) => {
                 if desc.len() > MAX_DESC {
@@ -116,7 +128,7 @@ impl Reply {
             (None, None) => return Err("neither a return nor an error".to_owned()),
         };
         let id = wire.id.map(|id| id.get().to_owned());
-        Ok(Self { line, id, content })
+        Ok(Self { line, id, content, chunk })
     }
 
     /// The JSON text of the `id` member.
@@ -146,7 +158,9 @@ impl Reply {
 
     pub(crate) fn into_content(self) -> Content {
         match self.content {
-            ContentRange::Return(value) => Content::Return(ReplyText { line: self.line, value }),
+            ContentRange::Return(value) => {
+                Content::Return(ReplyText { line: self.line, value, chunk: self.chunk })
+            }
             ContentRange::Error(error) => Content::Error(error),
         }
     }
@@ -172,6 +186,43 @@ mod tests {
     fn finds_the_return_wherever_it_stands() {
         let text = text(r#"{"id": 1, "return":  {"a": [1]} , "x": 2}"#);
         assert_eq!(text.json(), br#"{"a": [1]}"#);
+    }
+
+    /// As without the way past the content: the same is understood, and the same refused.
+    #[test]
+    fn a_long_content_changes_nothing_of_what_is_read() {
+        let long = "QUJD".repeat(2000);
+        for (line, good) in [
+            (r#"{"return": {"buf-b64": "#, true),
+            (r#" {"id": 7, "return" : {"count": 6000, "eof": false, "buf-b64" :"#, true),
+            (r#"{"x": "\"buf-b64", "return": {"buf-b64": "#, true),
+            (r#"{"x": "\"buf-b64": "#, false),
+            (r#"{"return": 1, "x": "buf-b64": "#, false),
+            (r#"{"return": 1, "return": {"buf-b64": "#, false),
+        ] {
+            for (end, ends_well) in [(r#""}, "id": "a"}"#, true), (r#""}}"#, true), ("\"", false)] {
+                for (odd, plain) in
+                    [("", true), ("\\/", true), ("\\", false), ("\u{1}", false), ("é", true)]
+                {
+                    let whole = format!("{line}\"{long}{odd}{end}");
+                    let slow = serde_json::from_str::<Wire<'_>>(&whole);
+                    let read = parse(&whole);
+                    let twice = whole.matches("\"id\"").count() > 1;
+                    assert_eq!(
+                        read.is_ok(),
+                        good && ends_well && plain && !twice,
+                        "{line} {odd:?} {end}"
+                    );
+                    let (Ok(read), Ok(slow)) = (read, slow) else { continue };
+                    assert_eq!(read.id(), slow.id.map(|id| id.get().to_owned()).as_ref());
+                    let Content::Return(text) = read.into_content() else { panic!("{line}") };
+                    assert_eq!(Some(text.json()), slow.value.map(|value| value.get().as_bytes()));
+                }
+            }
+        }
+        let mut broken = format!("{{\"return\": {{\"buf-b64\": \"{long}\"}}}}").into_bytes();
+        broken[4000] = 0xFE;
+        assert!(Reply::parse(broken, 0).is_err());
     }
 
     #[test]

@@ -99,11 +99,25 @@ fn what_is_no_file_to_ours() {
         assert_eq!(problem["code"], code, "{name}: {problem}");
     }
     for (name, code) in
-        [("pipe", "agent_error"), ("socket", "agent_error"), ("directory", "is_a_directory")]
+        [("pipe", "not_a_file"), ("socket", "not_a_file"), ("directory", "is_a_directory")]
     {
-        let problem = put(&here, &dir.join("file"), &content(&dir.join(name))).problem();
-        assert_eq!(problem["code"], code, "{name}: {problem}");
+        let whole = content(&dir.join(name));
+        for there in [whole.clone(), whole + "&in_place=true"] {
+            let answer = put(&here, &dir.join("file"), &there);
+            let problem = answer.problem();
+            assert_eq!(
+                (answer.status, &problem["code"]),
+                (409, &code.into()),
+                "{there}: {problem}"
+            );
+        }
     }
+    // With somebody who reads it can be opened, and has no place to write to all the same.
+    let reader = fs::File::options().read(true).write(true).open(dir.join("pipe")).unwrap();
+    let there = content(&dir.join("pipe")) + "&in_place=true";
+    let problem = put(&here, &dir.join("file"), &there).problem();
+    assert_eq!(problem["code"], "not_a_file", "{problem}");
+    drop(reader);
     // The bytes of one that never ends are taken until there is nobody who wants them.
     devices(&here);
     let full = put(&here, &dir.join("file"), &(content(Path::new("/dev/full")) + "&in_place=true"));

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use axum::http::uri;
 use axum::http::{HeaderMap, Uri, Version, header};
 
+use tokio_util::sync::CancellationToken;
+
 use super::error::{Code, Problem};
 use super::failures::Failures;
 use crate::principal::Principal;
@@ -19,7 +21,16 @@ pub enum Access {
     Peer(Identity, Authority),
     /// TCP, where anybody can connect: a token per request, or a certificate for the connection,
     /// which a token outdoes.
-    Tcp(Arc<TcpAccess>, IpAddr, Option<Principal>),
+    Tcp(Arc<TcpAccess>, IpAddr, Option<Arc<Certified>>),
+}
+
+/// Whom a client's certificate has proved.
+#[derive(Debug)]
+pub struct Certified {
+    /// None by a certificate without a name that can be one.
+    pub principal: Option<Principal>,
+    /// Cancelled once the certificate would not be accepted any more.
+    pub withdrawn: CancellationToken,
 }
 
 /// What requests over TCP are measured by.
@@ -39,22 +50,60 @@ pub(crate) struct Proof {
     pub(crate) identity: Identity,
     /// The token that proved it.
     pub(crate) bearer: Option<Bearer>,
+    /// The certificate that did.
+    certified: Option<Arc<Certified>>,
+}
+
+impl Proof {
+    /// Whether it would still count.
+    pub(crate) fn is_in(&self, authority: &Authority) -> bool {
+        authority.watch(self.bearer.clone()).is_in()
+            && self.certified.as_ref().is_none_or(|certified| !certified.withdrawn.is_cancelled())
+    }
+
+    /// Returns once it would not count any more, or `holds` does not hold.
+    pub(crate) async fn revoked(&self, authority: &Authority, holds: impl Fn() -> bool) {
+        let mut watch = authority.watch(self.bearer.clone());
+        tokio::select! {
+            () = watch.until(holds) => {}
+            () = withdrawn(self.certified.as_deref()) => {}
+        }
+    }
+}
+
+async fn withdrawn(certified: Option<&Certified>) {
+    match certified {
+        Some(certified) => certified.withdrawn.cancelled().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Access {
+    /// Returns once the certificate would be refused by which the connection came about, if by one.
+    pub(crate) async fn withdrawn(&self) {
+        match self {
+            Self::Tcp(_, _, certified) => withdrawn(certified.as_deref()).await,
+            Self::Peer(..) => std::future::pending().await,
+        }
+    }
+
     /// Who this request proves to come from, if it proves anything.
     pub(crate) fn prove(&self, headers: &HeaderMap) -> Result<Option<Proof>, Problem> {
         let named = headers.contains_key(header::AUTHORIZATION);
         match self {
             Self::Peer(identity, _) if !named => {
-                Ok(Some(Proof { identity: identity.clone(), bearer: None }))
+                Ok(Some(Proof { identity: identity.clone(), bearer: None, certified: None }))
             }
             Self::Peer(_, authority) => {
                 Ok(Some(proof(authority, headers).ok_or_else(wrong_token)?))
             }
-            Self::Tcp(_, _, proved) if !named => {
-                Ok(proved.clone().map(|proved| Proof { identity: proved.into(), bearer: None }))
-            }
+            Self::Tcp(_, _, certified) if !named => Ok(certified
+                .as_ref()
+                .filter(|certified| !certified.withdrawn.is_cancelled())
+                .and_then(|certified| {
+                    let identity = certified.principal.clone()?.into();
+                    Some(Proof { identity, bearer: None, certified: Some(certified.clone()) })
+                })),
             Self::Tcp(access, peer, _) => {
                 if let Some(proof) = proof(&access.authority, headers) {
                     return Ok(Some(proof));
@@ -129,10 +178,11 @@ fn proof(authority: &Authority, headers: &HeaderMap) -> Option<Proof> {
     let (scheme, credentials) = value.to_str().ok()?.split_once(' ')?;
     let bearer = Some(credentials.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"))?;
     let bearer = authority.bearer(bearer)?;
-    Some(Proof { identity: bearer.principal.clone().into(), bearer: Some(bearer) })
+    let identity = bearer.principal.clone().into();
+    Some(Proof { identity, bearer: Some(bearer), certified: None })
 }
 
-fn wrong_token() -> Problem {
+pub(crate) fn wrong_token() -> Problem {
     Problem::new(
         Code::Unauthenticated,
         "The Authorization header does not carry a token of this gateway (\"Bearer \" and the \

@@ -180,6 +180,22 @@ impl Caller {
         self.app.authority.allow_all(&self.proof.identity, right)
     }
 
+    /// Refuses whoever has the right on no VM at all.
+    pub(crate) fn knows(&self, right: Right) -> Result<(), Problem> {
+        if self.app.authority.know(&self.proof.identity, right) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            Code::Forbidden,
+            format!(
+                "{} does not have the right {} on any VM; a [[grant]] in the gateway's configuration \
+                 would give it. Nothing was done.",
+                self.principal(),
+                right.as_str()
+            ),
+        ))
+    }
+
     /// Whether the VM is there for the caller.
     pub(crate) fn sees_vm(&self, vm: &VmId) -> bool {
         let labels = self.app.registry.get(vm).map(|vm| vm.labels());
@@ -268,7 +284,12 @@ impl Caller {
     /// Returns once the caller would not be let in any more, or `holds` does not hold: for streams,
     /// which must end when rights do.
     pub(crate) async fn revoked(&self, holds: impl Fn() -> bool) {
-        self.app.authority.watch(self.proof.bearer.clone()).until(holds).await;
+        self.proof.revoked(&self.app.authority, holds).await;
+    }
+
+    /// Nothing of the request's body is in memory for it any more.
+    pub(crate) fn lets_go(&self) {
+        self.context.lets_go();
     }
 
     /// Notes the lease that the request made.

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::access::Proof;
+use super::bodies::Room;
 use crate::audit::Audit;
 use crate::principal::Principal;
 use crate::printable::escaped;
@@ -27,6 +28,8 @@ pub(crate) struct RequestContext {
     reply_key: OnceLock<Arc<str>>,
     lease: OnceLock<LeaseId>,
     object: OnceLock<String>,
+    /// For its body, as long as that is in memory.
+    room: Mutex<Option<Room>>,
     arguments: OnceLock<String>,
     /// Its place in a trace, if it has one.
     pub(crate) trace: Option<Trace>,
@@ -40,7 +43,7 @@ const MAX_OBJECT: usize = 4096;
 impl RequestContext {
     pub(crate) fn new(id: HeaderValue, proof: Option<Proof>, audit: Audit) -> Self {
         let (vms, command, reply_key) = Default::default();
-        let (lease, object, arguments) = Default::default();
+        let (lease, object, room, arguments) = Default::default();
         Self {
             id,
             proof,
@@ -50,6 +53,7 @@ impl RequestContext {
             reply_key,
             lease,
             object,
+            room,
             arguments,
             trace: None,
             calls: None,
@@ -106,6 +110,26 @@ impl RequestContext {
         if let Some(digest) = self.audit.digest(uri.query().unwrap_or_default(), body) {
             self.arguments.get_or_init(|| digest);
         }
+    }
+
+    /// Its body is in memory from now on.
+    pub(super) fn holds(&self, room: Room) {
+        *self.room() = Some(room);
+    }
+
+    /// Whether there is room for its body already.
+    pub(super) fn has_room(&self) -> bool {
+        self.room().is_some()
+    }
+
+    /// Nothing of its body is in memory any more, or somebody else has taken it over.
+    pub(super) fn lets_go(&self) {
+        drop(self.room().take());
+    }
+
+    /// Nothing panics under this lock.
+    fn room(&self) -> MutexGuard<'_, Option<Room>> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn lease(&self) -> Option<&LeaseId> {

@@ -219,7 +219,8 @@ fn complete_operation(method: &str, operation: &mut Value, problems: &mut Map<St
         codes.extend(["unauthenticated", "too_many_requests"]);
     }
     if matches!(method, "post" | "put" | "patch" | "delete") {
-        codes.extend(["body_too_large", "request_timeout", "unsupported_media_type"]);
+        codes.extend(["body_too_large", "gateway_busy", "request_timeout"]);
+        codes.push("unsupported_media_type");
     }
     if keyed {
         codes.extend(idempotency::PROBLEMS.iter().map(|code| code.as_str()));
@@ -284,6 +285,7 @@ fn problem_response(codes: &[Code]) -> Value {
             | Code::TooManyTransfers
             | Code::TooManyFileHandles
             | Code::StateUnwritable
+            | Code::GatewayBusy
             | Code::ShuttingDown => {
                 headers["retry-after"] = json!({"$ref": "#/components/headers/RetryAfter"});
             }

@@ -136,6 +136,8 @@ pub enum Code {
     StateUnwritable,
     /// The gateway cannot write its audit records, and is to change nothing without.
     AuditUnwritable,
+    /// Bodies of requests take as much memory as they may.
+    GatewayBusy,
     /// The gateway is stopping.
     ShuttingDown,
     /// The guest agent did not answer in time.
@@ -144,7 +146,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 60] = [
+    pub const ALL: [Self; 61] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -203,6 +205,7 @@ impl Code {
         Self::AgentUnavailable,
         Self::StateUnwritable,
         Self::AuditUnwritable,
+        Self::GatewayBusy,
         Self::ShuttingDown,
         Self::AgentTimeout,
     ];
@@ -298,6 +301,9 @@ impl Code {
             }
             Self::AgentUnavailable => {
                 (S::SERVICE_UNAVAILABLE, "agent_unavailable", "The guest agent cannot be reached")
+            }
+            Self::GatewayBusy => {
+                (S::SERVICE_UNAVAILABLE, "gateway_busy", "The gateway has too much in hand")
             }
             Self::ShuttingDown => {
                 (S::SERVICE_UNAVAILABLE, "shutting_down", "The gateway is stopping")

@@ -24,6 +24,7 @@ use super::error::{Code, Problem, printable};
 use super::extract::pairs;
 use super::mirror::mirror;
 use super::time::Timestamp;
+use crate::share::Part;
 use crate::vm::{Delivery, EventId, EventKind, Published, Subscription, VmId};
 
 /// How long a browser waits before it connects again.
@@ -193,7 +194,8 @@ impl EventsQuery {
 /// shutdowns and suspends. Each has the kind as its `event`, an `id`, and an `Event` as its `data`.
 /// A client that comes back names the last id that it saw, and gets what happened meanwhile; what is
 /// not kept any more is an event of kind `gap`. Without an id the stream begins now. A comment shows
-/// every 15 seconds (as configured) that the connection lives; it moves the last id on too.
+/// every 15 seconds (as configured) that the connection lives; it moves the last id on too. For whoever
+/// has the right on any VM, of whose events it gets those; without, it is `forbidden`.
 #[utoipa::path(
     get,
     path = "/events",
@@ -225,17 +227,22 @@ pub(super) async fn follow_events(caller: Caller, query: EventsQuery) -> Result<
         )
         .retry_after(5));
     }
-    let subscription = app.registry.events().subscribe(query.after).map_err(|full| {
+    caller.knows(Right::Observe)?;
+    let events = app.registry.events();
+    let full = |limit| {
         Problem::new(
             Code::TooManySubscribers,
             format!(
-                "{} clients follow the events already, as many as limits.event_subscribers in the \
-                 gateway's configuration allows. Try again when one of them has gone.",
-                full.limit
+                "As many clients follow the events as may: {limit} in all \
+                 (limits.event_subscribers), of which one caller gets at most half of what the \
+                 others leave. Try again when one of yours has gone."
             ),
         )
         .retry_after(10)
-    })?;
+    };
+    let part = app.followers().take(caller.principal(), 1, events.limit());
+    let part = part.ok_or_else(|| full(events.limit()))?;
+    let subscription = events.subscribe(query.after).map_err(|error| full(error.limit))?;
     let feed = Feed {
         heartbeat: app.limits().event_heartbeat,
         stopping: app.stopping.clone(),
@@ -243,6 +250,7 @@ pub(super) async fn follow_events(caller: Caller, query: EventsQuery) -> Result<
         query,
         caller,
         greeted: false,
+        _part: part,
     };
     let headers =
         [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
@@ -257,6 +265,7 @@ struct Feed {
     heartbeat: Duration,
     stopping: CancellationToken,
     greeted: bool,
+    _part: Part,
 }
 
 impl Feed {
@@ -283,7 +292,7 @@ impl Feed {
         tokio::select! {
             biased;
             () = self.stopping.cancelled() => None,
-            () = caller.revoked(|| true) => None,
+            () = caller.revoked(|| caller.knows(Right::Observe).is_ok()) => None,
             delivery = self.subscription.next(wanted) => Some(frame(&delivery)),
             () = sleep(self.heartbeat) => {
                 // An id without data is no event, but moves a client's place on (HTML, 9.2.6).

@@ -12,6 +12,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use super::App;
+use super::bodies::SMALL;
+use super::caller::unauthenticated;
 use super::context::RequestContext;
 use super::error::{Code, Problem, printable};
 
@@ -98,12 +100,13 @@ pub(crate) struct Json<T, const LIMIT: usize = MAX_BODY>(pub(crate) T);
 impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<App> for Json<T, LIMIT> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &App) -> Result<Self, Problem> {
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let bytes = read(&parts.headers, body, LIMIT).await?;
-        if let Some(context) = parts.extensions.get::<Arc<RequestContext>>() {
-            context.said(&parts.uri, &bytes);
-        }
+        let context = parts.extensions.get::<Arc<RequestContext>>();
+        // The front puts one into each request.
+        let context = context.ok_or_else(unauthenticated)?;
+        let bytes = take_in(app, context, &parts.headers, body, LIMIT).await?;
+        context.said(&parts.uri, &bytes);
         if bytes.is_empty() {
             return parse(b"{}").map(Self);
         }
@@ -176,7 +179,33 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     ))
 }
 
-pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
+/// The body, for which there is room until the request is answered.
+pub(super) async fn take_in(
+    app: &App,
+    context: &RequestContext,
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<Bytes, Problem> {
+    let most = usize::try_from(body.size_hint().upper().unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    // What is larger than allowed is refused below, of which nothing is read.
+    if most > SMALL
+        && most.min(limit) > SMALL
+        && declared(headers).is_none_or(|length| length <= limit as u64)
+        && !context.has_room()
+        && let Some(who) = context.principal()
+    {
+        let all = app.limits().request_bodies_bytes;
+        context.holds(app.bodies().room(who, most.min(limit), all).await?);
+    }
+    read(headers, body, limit).await
+}
+
+fn declared(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
     let too_large = || {
         Problem::new(
             Code::BodyTooLarge,
@@ -186,8 +215,7 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Resul
         )
     };
     // Said at once, before a byte of the body was read.
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|length: u64| length > limit as u64) {
+    if declared(headers).is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
     if body.is_end_stream() {

@@ -358,6 +358,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_turns_a_line_round_is_escaped_in_it() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        // As below.
+        let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let long = "\u{2067}".repeat(1000);
+        for path in ["/a\u{202e}b", &format!("/{long}")] {
+            front().handle(&peer(), request(path)).await;
+        }
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("GET /a\\u{202e}b: 404"), "{text}");
+        assert!(text.is_ascii() && text.lines().all(|line| line.len() < 5000), "{text}");
+    }
+
+    #[tokio::test]
     async fn each_request_is_one_line_without_secrets() {
         let lines = Lines::default();
         let writer = lines.clone();

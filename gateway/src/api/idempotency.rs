@@ -14,12 +14,13 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt as _;
 use sha2::{Digest as _, Sha256};
 
+use self::rights::Turn;
 use super::App;
 use super::caller::Caller;
 use super::commands::MAX_COMMAND_BODY;
 use super::context::RequestContext;
 use super::error::{Code, Outcome, Problem, ProblemNote, printable};
-use super::extract::{MAX_BODY, read};
+use super::extract::{MAX_BODY, take_in};
 use super::front::Front;
 use super::lease;
 use super::processes::MAX_START_BODY;
@@ -134,7 +135,8 @@ impl Keyed {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path();
         // Neither a body is read nor a key written down for who has nothing to ask here.
-        Self::is_there(&Caller::of_request(&self.app, context)?, path)?;
+        let caller = Caller::of_request(&self.app, context)?;
+        Self::is_there(&caller, path)?;
         // No more is taken in than the operation itself would take.
         let large = path.contains("/commands/") || path.ends_with("/write");
         let limit = match () {
@@ -142,19 +144,19 @@ impl Keyed {
             () if path.ends_with("/processes") => MAX_START_BODY,
             () => MAX_BODY,
         };
-        let body = read(&parts.headers, body, limit).await?;
+        let body = take_in(&self.app, context, &parts.headers, body, limit).await?;
         let name =
             digest(&[principal.as_str(), parts.method.as_str(), path, &key].map(str::as_bytes));
         // What is asked for is the query and the body.
         let query = parts.uri.query().unwrap_or_default();
         let fingerprint = digest(&[query.as_bytes(), &body]);
         let when = self.path(path).map_or(When::AtOnce, |keyed| keyed.when);
-        let begun = self.app.replies.begin(&name, &fingerprint, when).await;
+        self.permit(&caller, &name, path, &body, Turn::First)?;
+        let begun = self.app.replies.begin(principal, &name, &fingerprint, when).await;
         let begun = begun.map_err(|e| not_begun(&e))?;
         if !matches!(begun, Begun::First(_)) {
-            // What was answered then is for those who may ask for it now.
-            let caller = Caller::of_request(&self.app, context)?;
-            self.permit(&caller, &name, path, &body)?;
+            // What was answered then is for those who may ask for it now, after whatever wait.
+            caller.still(|caller| self.permit(caller, &name, path, &body, Turn::Repeat))?;
         }
         match begun {
             Begun::First(in_hand) => {
@@ -293,8 +295,9 @@ fn not_begun(error: &BeginError) -> Problem {
         BeginError::Full { max } => Problem::new(
             Code::QueueFull,
             format!(
-                "{max} requests with an Idempotency-Key are in hand, as many as may be \
-                 (limits.idempotency_keys). Nothing was sent; try again once some have ended."
+                "As many requests with an Idempotency-Key are in hand as may be: {max} in all \
+                 (limits.idempotency_keys), of which one caller gets at most half of what the others \
+                 leave. Nothing was sent; try again once some of yours have ended."
             ),
         ),
     };

@@ -8,6 +8,7 @@ pub mod access;
 mod accounts;
 mod admission;
 mod agent;
+mod bodies;
 mod call_timeout;
 mod caller;
 mod commands;
@@ -65,6 +66,7 @@ use crate::config::{CorsConfig, Limits};
 use crate::metrics::RequestFigures;
 use crate::replies::Replies;
 use crate::rights::Authority;
+use crate::share::Shared;
 use crate::trace::Exporter;
 use crate::vm::{Leases, Registry};
 
@@ -101,6 +103,8 @@ pub(crate) struct App {
     requests: Arc<RequestFigures>,
     scrapes: metrics::Scrapes,
     tickets: tickets::Tickets,
+    bodies: bodies::Bodies,
+    followers: Shared,
     origins: origin::Origins,
 }
 
@@ -116,6 +120,15 @@ impl App {
 
     fn tickets(&self) -> &tickets::Tickets {
         &self.tickets
+    }
+
+    fn bodies(&self) -> &bodies::Bodies {
+        &self.bodies
+    }
+
+    /// Places among those who follow the events.
+    fn followers(&self) -> &Shared {
+        &self.followers
     }
 
     fn origins(&self) -> &origin::Origins {
@@ -242,6 +255,8 @@ pub fn front(state: State) -> Front {
         requests: requests.clone(),
         scrapes,
         tickets: tickets.clone(),
+        bodies: bodies::Bodies::default(),
+        followers: Shared::default(),
         origins: origins.clone(),
     };
     let keyed = idempotency::Keyed::new(app.clone(), document::keyed_paths(&api));

@@ -129,7 +129,8 @@ pub(super) struct ProcessList {
 /// stock agent cannot do is refused with `command_unsupported` and the `member` that asks for it.
 /// Who may run some programs only (`programs` of a grant) names one by its absolute path.
 /// The program belongs to no request: a caller that hangs up changes nothing. With `?wait=` the
-/// answer has the result if the program ends in that time. With `qga-agent`, what a program leaves
+/// answer has the result if the program ends in that time; who loses the right meanwhile is refused at
+/// once, and the program goes on. With `qga-agent`, what a program leaves
 /// running in its session is killed once it is complete; what is to stay needs one of its own
 /// (`setsid`, `systemd-run`).
 #[utoipa::path(
@@ -175,13 +176,35 @@ pub(super) async fn start_process(
     let owner = caller.principal().clone();
     let process = vm.handle.start_process(order, owner, vm.options(info)).await;
     let process = process.map_err(|error| failed(&vm, error))?;
+    // Its input is with the process now.
+    caller.lets_go();
     if let Some(wait) = wait {
-        // Its time may be over before.
-        let _ = timeout(wait, process.completed()).await;
+        let may = |caller: &Caller| still_uses(caller, &vm, &process);
+        tokio::select! {
+            // Its time may be over before.
+            _ = timeout(wait, process.completed()) => caller.still(may),
+            refusal = caller.refused(may) => Err(refusal),
+        }
+        // It was started: a repeat under its key must not start it again.
+        .map_err(|refusal| refusal.outcome(Outcome::Unknown, false))?;
     }
     let location = format!("/vms/{}/processes/{}", vm.handle.id(), process.pid);
     let body = Answer(ProcessBody::whole(&process));
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], body))
+}
+
+/// Refuses who has lost the program that it started.
+fn still_uses(caller: &Caller, vm: &Vm, process: &Process) -> Result<(), Problem> {
+    if caller.uses(&vm.handle, process) {
+        return Ok(());
+    }
+    caller.programs(vm.handle.id().as_str())?;
+    Err(Problem::new(
+        Code::Forbidden,
+        "The right to run this program was taken away while its end was waited for. It was started, \
+         and goes on.",
+    )
+    .vm(vm.handle.id()))
 }
 
 /// The order that a request's body is, if it is a good one.

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use axum::Json as Answer;
 use axum::http::uri::PathAndQuery;
 use axum::http::{Method, Request, StatusCode, Uri};
+use qga_proto::command::Right;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -28,6 +29,7 @@ use super::error::{Code, Problem};
 use super::extract::{Json, NoQuery};
 use super::time::Timestamp;
 use crate::rights::Authority;
+use crate::share::{Part, Shared};
 
 /// How long a ticket can be used.
 const VALID: Duration = Duration::from_secs(30);
@@ -78,6 +80,7 @@ impl fmt::Debug for Tickets {
 
 struct Table {
     authority: Authority,
+    shared: Shared,
     out: Mutex<HashMap<[u8; 32], Out>>,
 }
 
@@ -85,14 +88,15 @@ struct Out {
     proof: Proof,
     operation: [u8; 32],
     until: Instant,
+    _part: Part,
 }
 
 impl Tickets {
     pub(super) fn new(authority: Authority) -> Self {
-        Self(Arc::new(Table { authority, out: Mutex::default() }))
+        Self(Arc::new(Table { authority, shared: Shared::default(), out: Mutex::default() }))
     }
 
-    /// A new ticket, unless `max` are out.
+    /// A new ticket, unless its maker has its share of the `max` that may be out.
     fn make(&self, proof: Proof, method: &Method, path: &str, max: usize) -> Option<String> {
         let mut secret = [0; 32];
         // Without entropy there are no tickets.
@@ -101,11 +105,9 @@ impl Tickets {
         let now = Instant::now();
         let mut out = self.out();
         out.retain(|_, ticket| ticket.until > now);
-        if out.len() >= max {
-            return None;
-        }
-        let operation = operation(method, path);
-        out.insert(Sha256::digest(&ticket).into(), Out { proof, operation, until: now + VALID });
+        let part = self.0.shared.take(&proof.identity.principal, 1, max)?;
+        let (operation, until) = (operation(method, path), now + VALID);
+        out.insert(Sha256::digest(&ticket).into(), Out { proof, operation, until, _part: part });
         Some(ticket)
     }
 
@@ -122,7 +124,7 @@ impl Tickets {
         let good = out.filter(|out| {
             out.until > Instant::now()
                 && out.operation == operation(method, path)
-                && self.0.authority.watch(out.proof.bearer.clone()).is_in()
+                && out.proof.is_in(&self.0.authority)
         });
         good.map(|out| out.proof).ok_or_else(|| {
             Problem::new(
@@ -213,8 +215,9 @@ pub(super) async fn make_ticket(
              query; nothing else takes a ticket",
         ));
     }
-    if let Some(id) = process_of(path) {
-        caller.programs(id)?;
+    match process_of(path) {
+        Some(id) => drop(caller.programs(id)?),
+        None => caller.knows(Right::Observe)?,
     }
     let max = caller.app().limits().tickets;
     let proof = caller.proof().clone();
@@ -223,8 +226,9 @@ pub(super) async fn make_ticket(
         Problem::new(
             Code::TooManyTickets,
             format!(
-                "{max} tickets are out already (limits.tickets). Each is void after 30 s: try again \
-                 then."
+                "As many tickets are out as may be: {max} in all (limits.tickets), of which one \
+                 caller gets at most half of what the others leave. Each is void after 30 s: try \
+                 again then."
             ),
         )
         .retry_after(10)

@@ -1,5 +1,6 @@
 //! What a request leaves behind: one line in the log, and one on record.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -12,6 +13,7 @@ use super::error::ProblemNote;
 use super::strangers::Strangers;
 use crate::audit::{Audit, AuditResult, RequestRecord};
 use crate::principal::Principal;
+use crate::printable::escaped;
 use crate::vm::VmId;
 
 /// The most bytes of a path in the log and on record. Every path of the API is shorter; what is
@@ -152,7 +154,7 @@ impl Request {
             request_id: context.id.to_str().unwrap_or("-"),
             principal: context.principal().map(Principal::as_str),
             method: method.as_str(),
-            path: cut(uri.path()),
+            path: &cut(uri.path()),
             vms,
             lease_id: context.lease().map(crate::vm::LeaseId::as_str),
             command: context.command(),
@@ -166,7 +168,8 @@ impl Request {
     }
 }
 
-/// As much of a path as is kept. It is ASCII: anything else is no URI.
-fn cut(path: &str) -> &str {
-    path.get(..MAX_PATH).unwrap_or(path)
+/// As much of a path as is kept. One may hold more than ASCII, and with that what turns a line round.
+fn cut(path: &str) -> Cow<'_, str> {
+    let path = &path[..path.floor_char_boundary(MAX_PATH)];
+    if path.is_ascii() { path.into() } else { escaped(path).into() }
 }

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use qga_proto::command::{AgentCommand, Right};
+use qga_proto::command::{
+    AgentCommand, Command as _, CommandInfo, GuestGetHostName, GuestGetOsinfo, HostName, OsInfo,
+    Right,
+};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
 use super::caller::{Caller, Vm};
@@ -16,7 +20,12 @@ use super::lease::LeaseBody;
 use super::mirror::mirror;
 use super::page_of_vms::Page;
 use super::time::Timestamp;
+use crate::printable::label;
 use crate::vm::{LinkStatus, VmHandle};
+
+/// Longer than any system's honest answer about its name. A guest whose answer is longer must not make
+/// a list of all VMs slow.
+const HONEST: usize = 16 << 10;
 
 mirror! {
     /// The state of the link to a VM's guest agent.
@@ -68,6 +77,21 @@ pub(super) struct AgentBody {
     version: String,
 }
 
+/// What a guest said of itself when somebody asked it last (`GET /vms/{id}/hostname`, `…/os`).
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Guest)]
+pub(super) struct GuestBody {
+    /// Untrusted, as `os`: cut at 128 characters, control characters escaped.
+    #[schema(required, example = "web-1")]
+    host_name: Option<String>,
+    /// The operating system's name with its version; if it has none, the kernel's version.
+    #[schema(required, example = "Debian GNU/Linux 13 (trixie)")]
+    os: Option<String>,
+    /// How many seconds ago it said so; of the two, the older one.
+    #[schema(example = 42)]
+    age_seconds: u64,
+}
+
 /// A VM.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Vm)]
@@ -80,6 +104,10 @@ pub(super) struct VmBody {
     /// `null` until the agent was heard of.
     #[schema(required)]
     agent: Option<AgentBody>,
+    /// `null` if nothing is kept of what it said: nobody has asked, not for long, or the guest has
+    /// changed since.
+    #[schema(required)]
+    guest: Option<GuestBody>,
     /// The active freeze lease, if there is one.
     #[schema(required)]
     freeze: Option<LeaseBody>,
@@ -129,13 +157,34 @@ fn describe(caller: &Caller, vm: &VmHandle) -> VmBody {
         labels: (*vm.labels()).clone(),
         link: vm.link().into(),
         agent: vm.capabilities().map(|c| AgentBody { version: printable(&c.version) }),
+        guest: said(vm),
         freeze: lease.map(|lease| caller.part_of(lease)),
     }
 }
 
+fn said(vm: &VmHandle) -> Option<GuestBody> {
+    let name = kept::<HostName>(vm, &GuestGetHostName::INFO);
+    let os = kept::<OsInfo>(vm, &GuestGetOsinfo::INFO);
+    let ages = [name.as_ref().map(|(_, age)| *age), os.as_ref().map(|(_, age)| *age)];
+    Some(GuestBody {
+        age_seconds: ages.into_iter().flatten().max()?,
+        host_name: name.map(|(name, _)| label(&name.host_name)),
+        os: os
+            .and_then(|(os, _)| os.pretty_name.or(os.name).or(os.kernel_version))
+            .map(|os| label(&os)),
+    })
+}
+
+/// What is kept of an earlier answer, and its age in seconds. That it is looked at here is no reason to
+/// keep it for longer.
+fn kept<T: DeserializeOwned>(vm: &VmHandle, info: &CommandInfo) -> Option<(T, u64)> {
+    let snapshot = vm.peek(info).filter(|snapshot| snapshot.body.len() <= HONEST)?;
+    Some((serde_json::from_slice(&snapshot.body).ok()?, snapshot.age().as_secs()))
+}
+
 /// List the VMs
 ///
-/// From what the gateway knows: no guest is asked. In the order of their ids, a page at a time; `next`
+/// From what the gateway knows: no guest is asked; `guest` is what one said to whoever asked it. In the order of their ids, a page at a time; `next`
 /// and the header `Link` lead to the following one. VMs that come or go meanwhile move no others.
 #[utoipa::path(
     get,

@@ -77,7 +77,7 @@ pub(super) struct WaitBody {
 /// Answers as soon as it is so, at once if it is already. When the time is over the answer is the same
 /// with `met` as false, and no problem: nothing went wrong. Of its link and its leases the gateway
 /// knows by itself; for addresses it asks the guest every two seconds. A VM that the gateway does not
-/// know, or no more, is `vm_not_found`.
+/// know, or no more, is `vm_not_found`; who loses the right meanwhile is refused at once.
 #[utoipa::path(
     get,
     path = "/vms/{id}/wait",
@@ -103,13 +103,17 @@ pub(super) async fn wait_for_vm(
     let vm = caller.vm(&id, Right::Observe)?;
     let until = Instant::now() + bound;
     let mut wait = Wait { vm: &vm, condition: r#for, addresses: None };
+    let may = |caller: &Caller| caller.still_may(&vm.handle, Right::Observe);
     let met = tokio::select! {
         met = timeout_at(until, wait.until_met()) => met.unwrap_or(Ok(false))?,
+        // Nothing of what came of it is for who may not ask for it now.
+        refusal = caller.refused(may) => return Err(refusal),
         () = caller.app().stopping.cancelled() => {
             let detail = "The gateway is stopping, so it does not wait any longer.";
             return Err(Problem::new(Code::ShuttingDown, detail).retry_after(5));
         }
     };
+    caller.still(may)?;
     let addresses = wait.addresses.filter(|_| r#for == Condition::Address);
     Ok(Json(WaitBody { r#for, met, addresses, link: vm.handle.link().into() }))
 }

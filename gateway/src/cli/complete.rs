@@ -9,6 +9,7 @@ use clap_complete::engine::{
     ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter,
 };
 use qga_gateway::client::encoded;
+use qga_gateway::explain;
 use serde_json::Value;
 
 use super::reach::Reach;
@@ -23,6 +24,14 @@ pub(super) fn vms() -> ArgValueCompleter {
         let vms = known("/vms?limit=10000", "vms", "id");
         let vms = vms.into_iter().filter(|(id, _)| id.starts_with(start));
         vms.map(|(id, vm)| candidate(id, &vm["link"]["state"])).collect()
+    })
+}
+
+/// Problem codes and link states; the gateway is not asked.
+pub(super) fn explained() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| {
+        let start = current.to_str().unwrap_or_default();
+        explain::words().filter(|word| word.starts_with(start)).map(Into::into).collect()
     })
 }
 

@@ -6,6 +6,7 @@ mod bytes_out;
 mod complete;
 mod cp;
 mod doctor;
+mod events;
 mod exec;
 mod exit;
 mod freeze;
@@ -25,6 +26,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::CompleteEnv;
 use qga_gateway::config::Config;
+use qga_gateway::explain::explain;
 use qga_gateway::rights::{Expiry, TokenName, issue};
 use qga_gateway::server::Inherited;
 use qga_gateway::telemetry::{self, LogFormat};
@@ -60,6 +62,12 @@ enum Command {
     CheckConfig,
     /// Look at the host and at each VM's socket, and say what is wrong and what to do about it
     Doctor(doctor::Options),
+    /// Say what a problem code or a link state means, and what to do; asks no gateway
+    Explain {
+        /// A code such as `agent_timeout`, or a state such as `busy`; without one all are listed
+        #[arg(add = complete::explained())]
+        word: Option<String>,
+    },
     /// Print the OpenAPI document
     Openapi,
     /// Bearer tokens
@@ -135,6 +143,10 @@ fn carry_out(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = &arguments.config;
     match arguments.command.unwrap_or(Command::Run) {
         Command::Openapi => print(&api::openapi_json())?,
+        Command::Explain { word } => {
+            let told = explain(word.as_deref()).map_err(|error| exit::Usage(error.to_string()))?;
+            print(&told)?;
+        }
         Command::CheckConfig => {
             Config::load(config)?;
             print(&format!("{}: ok\n", config.display()))?;

@@ -88,6 +88,11 @@ pub(super) fn until(time: &Value) -> Option<String> {
     Duration::try_from(time.duration_since(Timestamp::now())).ok().map(short)
 }
 
+/// The same of so many seconds.
+pub(super) fn seconds_ago(seconds: u64) -> String {
+    short(Duration::from_secs(seconds))
+}
+
 fn short(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..120 => format!("{seconds}s"),

@@ -71,6 +71,7 @@ impl Refusal {
                 "qga-gateway doctor on the host says what is wrong and what helps"
             }
             "already_frozen" => "qga-gateway freezes lists the leases; qga-gateway thaw ends one",
+            "is_a_directory" => "qga-gateway cp -r copies directories",
             "lease_not_found" => "qga-gateway freezes --all lists those that are kept",
             _ => return None,
         })

@@ -102,6 +102,8 @@ pub struct Limits {
     pub requests_per_second: u32,
     /// How many of them may come at once.
     pub requests_burst: u32,
+    /// What the bodies of requests in hand may take of memory, but for those that are streamed.
+    pub request_bodies_bytes: usize,
     /// Tickets that are not used yet.
     pub tickets: usize,
     /// How many may follow the events at once.
@@ -163,8 +165,9 @@ impl Default for Limits {
             process_readers: 32,
             requests_per_second: 0,
             requests_burst: 100,
+            request_bodies_bytes: 256 << 20,
             tickets: 1000,
-            event_subscribers: 64,
+            event_subscribers: 128,
             transfers: 256,
             transfers_vm: 64,
             transfer_pause: seconds(600),

@@ -171,9 +171,15 @@ async fn connection<S>(
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
+    let over = async {
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = access.withdrawn() => {}
+        }
+    };
     let result = tokio::select! {
         result = &mut connection => result,
-        () = stopping.cancelled() => {
+        () = over => {
             Pin::new(&mut connection).graceful_shutdown();
             (&mut connection).await
         }

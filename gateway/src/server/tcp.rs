@@ -93,8 +93,9 @@ impl Listener for Tcp {
         let Some(tls) = tls else {
             return Ok((Either::Left(stream), Access::Tcp(access, peer, None)));
         };
-        let stream = tls.acceptor().accept(stream).await?;
-        let proved = super::tls::principal(stream.get_ref().1);
-        Ok((Either::Right(Box::new(stream)), Access::Tcp(access, peer, proved)))
+        let acceptor = tls.acceptor();
+        let stream = acceptor.accept(stream).await?;
+        let certified = tls.certified(&acceptor, stream.get_ref().1);
+        Ok((Either::Right(Box::new(stream)), Access::Tcp(access, peer, certified)))
     }
 }

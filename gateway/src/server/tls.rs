@@ -1,5 +1,8 @@
 //! TLS for TCP: which certificates are shown and asked for. Files are read at the start and on each
-//! reload; connections that are open go on with what they began with.
+//! reload; connections that are open go on with what they began with, but for clients whose certificate
+//! would not be accepted any more.
+
+mod clients;
 
 use std::fs;
 use std::io;
@@ -14,8 +17,11 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::{self, RootCertStore, ServerConfig, ServerConnection};
+use tokio_util::sync::CancellationToken;
 use x509_parser::extensions::GeneralName;
 
+use self::clients::Clients;
+use crate::api::access::Certified;
 use crate::config::{NoCredentials, SecretFile, TlsConfig};
 use crate::principal::Principal;
 
@@ -79,7 +85,15 @@ pub struct Tls(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     files: TlsConfig,
-    current: RwLock<Arc<ServerConfig>>,
+    current: RwLock<Current>,
+    clients: Clients,
+}
+
+#[derive(Clone, Debug)]
+struct Current {
+    config: Arc<ServerConfig>,
+    /// Of clients' certificates, where they are asked for.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 impl Tls {
@@ -90,27 +104,51 @@ impl Tls {
     /// If one of them cannot be used.
     pub fn load(files: &TlsConfig) -> Result<Self, TlsError> {
         let current = RwLock::new(read(files)?);
-        Ok(Self(Arc::new(Shared { files: files.clone(), current })))
+        Ok(Self(Arc::new(Shared { files: files.clone(), current, clients: Clients::default() })))
     }
 
-    /// Reads the files again; new connections get what they hold now.
+    /// Reads the files again; new connections get what they hold now. Those that began with a client's
+    /// certificate which would be refused now finish the request in hand, and end.
     ///
     /// # Errors
     ///
     /// If one of them cannot be used; then all stays as it was.
     pub fn reload(&self) -> Result<(), TlsError> {
         let new = read(&self.0.files)?;
+        let verifier = new.verifier.clone();
         *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+        if let Some(verifier) = verifier {
+            self.0.clients.check(&*verifier);
+        }
         Ok(())
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
-        let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner);
-        TlsAcceptor::from(current.clone())
+        TlsAcceptor::from(self.current().config)
+    }
+
+    /// Whom the other end of a connection that `acceptor` made has proved to be, by a certificate.
+    pub(super) fn certified(
+        &self,
+        acceptor: &TlsAcceptor,
+        connection: &ServerConnection,
+    ) -> Option<Arc<Certified>> {
+        let chain = connection.peer_certificates().filter(|chain| !chain.is_empty())?;
+        let (principal, withdrawn) = (principal(connection), CancellationToken::new());
+        let certified = Arc::new(Certified { principal, withdrawn });
+        self.0.clients.enter(chain, &certified, || {
+            let Current { config, verifier } = self.current();
+            verifier.filter(|_| !Arc::ptr_eq(&config, acceptor.config()))
+        });
+        Some(certified)
+    }
+
+    fn current(&self) -> Current {
+        self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-fn read(files: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
+fn read(files: &TlsConfig) -> Result<Current, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let unusable = |path: &Path| {
         let path = path.to_owned();
@@ -122,17 +160,16 @@ fn read(files: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(unusable(&certificate))?;
-    let builder = match &files.client_ca {
+    let required = files.client_certificate_required;
+    let verifier =
+        files.client_ca.as_ref().map(|ca| verifier(ca, required, provider)).transpose()?;
+    let builder = match &verifier {
         None => builder.with_no_client_auth(),
-        Some(ca) => builder.with_client_cert_verifier(verifier(
-            ca,
-            files.client_certificate_required,
-            provider,
-        )?),
+        Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
     };
     let mut config = builder.with_single_cert(chain, key).map_err(unusable(&certificate))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(Current { config: Arc::new(config), verifier })
 }
 
 /// Checks clients' certificates against those that sign them.
@@ -178,7 +215,7 @@ pub(crate) fn private_key(file: &SecretFile) -> Result<PrivateKeyDer<'static>, T
 
 /// Who the other end has proved to be by a certificate that was checked: its common name, or
 /// without one its first DNS name or address.
-pub(super) fn principal(connection: &ServerConnection) -> Option<Principal> {
+fn principal(connection: &ServerConnection) -> Option<Principal> {
     let certificate = connection.peer_certificates()?.first()?;
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let common = certificate.subject().iter_common_name().next().and_then(|n| n.as_str().ok());

@@ -204,6 +204,11 @@ impl Events {
         self.0.last.send_replace(number);
     }
 
+    /// How many may follow them.
+    pub(crate) fn limit(&self) -> usize {
+        self.0.most_subscribers
+    }
+
     /// How many follow them, of those that are bounded.
     pub(crate) fn subscribers(&self) -> usize {
         self.0.subscribers.load(Ordering::Relaxed)

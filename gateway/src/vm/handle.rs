@@ -18,7 +18,7 @@ use super::capabilities::Capabilities;
 use super::counters::CountersSnapshot;
 use super::link::{LinkState, LinkStatus};
 use super::open_files::OpenFiles;
-pub(super) use super::pending::{Pending, Work};
+pub(super) use super::pending::{Arguments, Pending, Work};
 use super::reads::outdates;
 use super::settings::Settings;
 use super::{Incarnation, VmId};
@@ -134,8 +134,8 @@ impl VmHandle {
     ) -> Result<Option<ReplyText>, CallError> {
         let CallOptions { timeout, reply_cap, unless_disrupted } = options;
         let change = outdates(info).then(|| Change::begin(self));
-        let answer =
-            self.submit(Work::Call { info, arguments, reply_cap }, timeout, unless_disrupted).await;
+        let work = Work::Call { info, arguments: Arguments::Text(arguments), reply_cap };
+        let answer = self.submit(work, timeout, unless_disrupted).await;
         drop(change);
         answer
     }

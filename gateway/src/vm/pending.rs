@@ -1,5 +1,6 @@
 //! A call between its caller and the wire.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use qga_proto::ReplyText;
@@ -43,7 +44,7 @@ impl VmHandle {
     pub(super) fn submit_chunk(
         &self,
         info: &'static CommandInfo,
-        arguments: String,
+        arguments: Arguments,
         options: CallOptions,
     ) -> Result<oneshot::Receiver<Answer>, CallError> {
         let CallOptions { timeout, reply_cap, unless_disrupted } = options;
@@ -88,9 +89,19 @@ pub(super) async fn answered(answer: oneshot::Receiver<Answer>) -> Answer {
 #[derive(Debug)]
 pub(crate) enum Work {
     /// One command.
-    Call { info: &'static CommandInfo, arguments: String, reply_cap: usize },
+    Call { info: &'static CommandInfo, arguments: Arguments, reply_cap: usize },
     /// A sync, started after everything before it has been answered.
     Resync,
+}
+
+/// What a command is given.
+#[derive(Debug)]
+pub(crate) enum Arguments {
+    /// JSON text.
+    Text(String),
+    /// Those of `guest-file-write`: text only where they are written to the socket from, because it
+    /// is a third longer and of no other use.
+    Write { handle: i64, bytes: Arc<Vec<u8>> },
 }
 
 impl Work {

@@ -22,14 +22,14 @@ mod sync;
 use std::io;
 use std::time::Duration;
 
-use qga_proto::command::CommandInfo;
+use qga_proto::command::{CommandInfo, GuestFileWrite};
 use qga_proto::{Call, CallId, Client, ClientConfig};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::buffer::with_buffer;
-use super::handle::{CallError, Pending, Vm, Work};
+use super::handle::{Arguments, CallError, Pending, Vm, Work};
 use super::link::LinkState;
 use super::surplus::Surplus;
 use super::timer::Timer;
@@ -340,9 +340,15 @@ impl<'a> Session<'a> {
 
     fn send(&mut self, mut pending: Box<Pending>, now: Instant) {
         let Work::Call { info, arguments, reply_cap } = &mut pending.work else { return };
+        // What has left need not be kept: a caller may want its buffer back.
+        let arguments = std::mem::replace(arguments, Arguments::Text(String::new()));
+        let (text, chunk) = match arguments {
+            Arguments::Text(text) => (text, None),
+            Arguments::Write { handle, bytes } => (String::new(), Some((handle, bytes))),
+        };
         let call = Call {
             name: info.name.into(),
-            arguments: std::mem::take(arguments),
+            arguments: text,
             pipelined: info.pipelined,
             yields: info.yields.is_some(),
             success_response: info.success_response,
@@ -352,7 +358,13 @@ impl<'a> Session<'a> {
         if !info.success_response {
             self.settle_at = Some(now + SETTLE);
         }
-        match self.client.send(&call) {
+        let sent = match chunk {
+            None => self.client.send(&call),
+            Some((handle, bytes)) => self.client.send_written(&call, |output| {
+                GuestFileWrite::append_arguments(output, handle, &bytes);
+            }),
+        };
+        match sent {
             Ok(id) => {
                 self.vm.counters.calls.add(1);
                 self.vm.settings.commands.waits.observe(now.duration_since(pending.submitted));

@@ -193,10 +193,7 @@ impl<'a> Plan<'a> {
         // SAFETY: no code of the agent is to run on a signal, and all pointers are to what is
         // there. The numbers of descriptors are those of the copies in this process.
         unsafe {
-            for signal in 1..=64 {
-                libc::signal(signal, libc::SIG_DFL);
-            }
-            super::signals::unblock_all();
+            super::signals::reset_all();
             if libc::setsid() < 0 {
                 return Err(errno());
             }

@@ -26,13 +26,13 @@ pub(crate) fn fork() -> std::io::Result<Side> {
 }
 
 /// Makes the program that `command` starts the leader of a session of its own, with no signal
-/// blocked.
+/// blocked or ignored.
 pub(crate) fn in_own_session(command: &mut Command) -> &mut Command {
     // SAFETY: between fork and exec only async-signal-safe calls are made, and nothing is
     // allocated.
     unsafe {
         command.pre_exec(|| {
-            signals::unblock_all();
+            signals::reset_all();
             setsid()?;
             Ok(())
         })

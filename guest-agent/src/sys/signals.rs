@@ -44,11 +44,16 @@ pub(crate) fn take(signals: &OwnedFd) -> bool {
     }
 }
 
-/// Unblocks every signal: for a child before it executes a program, which would inherit the mask.
-pub(super) fn unblock_all() {
+/// Has every signal do what it does by default, and unblocks all: for a child before it executes a
+/// program, which would inherit what whoever started the agent ignores, and what the agent blocks.
+pub(super) fn reset_all() {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: as above; both functions are async-signal-safe.
+    // SAFETY: as above; the default actions run no code, and all three functions are
+    // async-signal-safe. What cannot be reset (SIGKILL, the C library's own two) fails harmlessly.
     unsafe {
+        for signal in 1..=64 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
         libc::sigemptyset(set.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), ptr::null_mut());
     }

@@ -28,8 +28,7 @@ pub(crate) struct Image<'a> {
 }
 
 /// Starts `image` with these as its standard input, output and error; `None` is /dev/null. No
-/// other descriptor is open in it, no signal blocked, and SIGPIPE is not ignored. All else is the
-/// agent's. Returns once the program has been executed, or failed to be.
+/// other descriptor is open in it, and no signal blocked or ignored. All else is the agent's. Returns once the program has been executed, or failed to be.
 pub(crate) fn spawn(image: Image<'_>, streams: [Option<BorrowedFd<'_>>; 3]) -> Result<Pid, Errno> {
     let mut actions = Actions::new()?;
     for ((target, stream), flags) in
@@ -122,12 +121,12 @@ impl Attributes {
         // Both flags fit into the type that the function wants.
         #[expect(clippy::cast_possible_truncation, reason = "0x04 | 0x08")]
         let flags = (libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK) as libc::c_short;
-        // SAFETY: `sigemptyset` initialises the set before anything reads it, and the attributes
-        // are initialised.
+        // SAFETY: `sigemptyset` and `sigfillset` initialise the set before anything reads it, and the
+        // attributes are initialised.
         unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             checked(libc::posix_spawnattr_setsigmask(&raw mut attributes.0, set.as_ptr()))?;
-            libc::sigaddset(set.as_mut_ptr(), libc::SIGPIPE);
+            libc::sigfillset(set.as_mut_ptr());
             checked(libc::posix_spawnattr_setsigdefault(&raw mut attributes.0, set.as_ptr()))?;
             checked(libc::posix_spawnattr_setflags(&raw mut attributes.0, flags))?;
         }

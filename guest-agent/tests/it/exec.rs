@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::{AGENT, Agent, Bed, Client, wait_for};
@@ -152,15 +153,6 @@ fn nothing_leaks_into_programs_or_from_them() {
     ask(&mut client, "guest-file-open", &open).unwrap();
     let listed = run(&mut client, &sh("exec ls /proc/self/fd", "stdout")).unwrap();
     assert_eq!(decoded(&listed["out-data"]), "0\n1\n2\n3\n", "3 is the directory that ls lists");
-    let signals = sh("grep -E 'SigBlk|SigIgn' /proc/self/status", "stdout");
-    let signals = run(&mut client, &signals).unwrap();
-    let signals = decoded(&signals["out-data"]);
-    let mask = |name: &str| {
-        let line = signals.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        u64::from_str_radix(line.trim(), 16).unwrap()
-    };
-    assert_eq!(mask("SigBlk:"), 0);
-    assert_eq!(mask("SigIgn:") >> (13 - 1) & 1, 0, "SIGPIPE is not ignored");
 
     let descriptors =
         || std::fs::read_dir(format!("/proc/{}/fd", agent.child.id())).unwrap().count();
@@ -180,6 +172,35 @@ fn nothing_leaks_into_programs_or_from_them() {
     let children = format!("/proc/{0}/task/{0}/children", agent.child.id());
     let children = std::fs::read_to_string(children).unwrap_or_default();
     assert_eq!(children, "", "all have been waited for");
+}
+
+/// As qemu-ga's, whose children GLib gives their defaults back.
+#[test]
+fn what_whoever_started_the_agent_ignores_its_programs_do_not() {
+    let bed = Bed::new();
+    let ours = bed.command(AGENT);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "trap '' HUP INT QUIT PIPE USR1 TERM; exec \"$@\"", "sh", AGENT]);
+    command.args(ours.get_args()).current_dir(bed.dir.path());
+    let mut agent = Agent::spawn(&mut command, &bed.path("socket"));
+    let mut client = agent.connect();
+    // The C library keeps two for itself, which it lets nobody reset.
+    let ignored = |signals: &str| {
+        let line = signals.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap() & !(3 << 31)
+    };
+    let of_agent = std::fs::read_to_string(format!("/proc/{}/status", agent.child.id())).unwrap();
+    assert_eq!(ignored(&of_agent) & 0b111, 0b111, "the agent itself keeps what it was given");
+    let signals = sh("grep -E 'SigBlk|SigIgn' /proc/self/status", "stdout");
+    let signals = run(&mut client, &signals).unwrap();
+    let signals = decoded(&signals["out-data"]);
+    assert!(signals.starts_with("SigBlk:\t0000000000000000\n"), "{signals}");
+    assert_eq!(ignored(&signals), 0, "{signals}");
+    let ended = run(&mut client, &sh("kill -INT $$; exit 1", "none")).unwrap();
+    assert_eq!((&ended["signal"], &ended["exitcode"]), (&json!(2), &json!(null)), "{ended}");
+    // A blocked signal is queued although it is ignored: the agent ends as ever.
+    agent.signal(Signal::TERM);
+    assert!(agent.wait_for_exit().success());
 }
 
 #[test]
@@ -218,7 +239,7 @@ fn programs_that_nobody_asks_about_make_room_and_too_many_at_once_are_refused() 
     assert_eq!(running.len(), 100);
     for pid in running {
         let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
     }
     let result = wait_for("a place", || run(&mut client, &sh("exit 3", "none")).ok());
     assert_eq!(result, json!({"exited": true, "exitcode": 3}));

@@ -17,20 +17,24 @@
 
 mod handshake;
 mod in_flight;
+mod incoming;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use self::handshake::Handshake;
 pub use self::handshake::SyncIds;
-use self::handshake::{Handshake, Step};
 use self::in_flight::{Fence, InFlight};
 use crate::command::{Command, CommandInfo, GuestFsfreezeThaw, XFsfreezeThaw};
 use crate::lines::{Line, Lines};
-use crate::reply::{Content, Reply};
 pub use crate::reply::{ReplyError, ReplyText};
 
 /// The most commands in flight on one connection.
 const MAX_IN_FLIGHT: usize = 64;
+
+/// Room for output that is kept while an answer is waited for, in bytes: two parts of a file, encoded, and
+/// what a vector has beyond.
+const KEPT_OUTPUT: usize = 512 << 10;
 
 /// What a client needs to know beforehand.
 #[derive(Clone, Copy, Debug)]
@@ -217,6 +221,16 @@ impl Client {
     /// Sends a command. A command without success response counts as in flight until an error
     /// comes, another command is sent behind it, or its deadline passes.
     pub fn send(&mut self, call: &Call) -> Result<CallId, NotReady> {
+        self.send_written(call, |output| output.extend_from_slice(call.arguments.as_bytes()))
+    }
+
+    /// As [`send`](Self::send), with the arguments that `write` appends instead of the call's own: a
+    /// chunk of a file need stand nowhere else as text.
+    pub fn send_written(
+        &mut self,
+        call: &Call,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<CallId, NotReady> {
         if !self.takes(&call.name, call.pipelined) {
             return Err(NotReady);
         }
@@ -232,7 +246,7 @@ impl Client {
         self.output.push(b'"');
         if call.arguments != "{}" {
             self.output.extend_from_slice(b",\"arguments\":");
-            self.output.extend_from_slice(call.arguments.as_bytes());
+            write(&mut self.output);
         }
         if let Some(id) = &id {
             self.output.extend_from_slice(b",\"id\":\"");
@@ -312,8 +326,20 @@ impl Client {
         self.written = (self.written + count).min(self.output.len());
         if self.written == self.output.len() {
             self.output.clear();
-            self.output.shrink_to(1024);
             self.written = 0;
+            self.give_back();
+        }
+    }
+
+    /// Room for large commands goes back once none is answered any more. Before that there may be the
+    /// next part of a file, and fresh memory costs more than to fill it.
+    fn give_back(&mut self) {
+        let waits = !self.in_flight.is_empty();
+        if self.output.is_empty() {
+            self.output.shrink_to(if waits { KEPT_OUTPUT } else { 1024 });
+        }
+        if !waits {
+            self.in_flight.shrink_to(0);
         }
     }
 
@@ -336,152 +362,9 @@ impl Client {
         self.in_flight.iter().filter(|call| !call.yields).count()
     }
 
-    fn receive_line(&mut self, now: Instant, line: Vec<u8>) {
-        // Whatever stands before the last sentinel was sent to somebody else.
-        // Most lines have none, and `contains` is much faster over a long one.
-        let sentinel = line.contains(&0xFF).then(|| line.iter().rposition(|&byte| byte == 0xFF));
-        let start = sentinel.flatten().map_or(0, |at| at + 1);
-        let delimited = start > 0;
-        if line[start..].iter().all(u8::is_ascii_whitespace) {
-            return;
-        }
-        let reply = Reply::parse(line, start);
-        match (&self.phase, reply) {
-            (Phase::Syncing { handshake, .. }, Ok(reply)) => {
-                let handshake = *handshake;
-                self.receive_while_syncing(now, handshake, reply, delimited);
-            }
-            (Phase::Syncing { .. }, Err(_)) => self.drop(DropReason::Garbage),
-            (_, Ok(reply)) => self.receive_in_turn(reply, delimited),
-            (_, Err(cause)) => self.receive_garbage(cause),
-        }
-    }
-
-    fn receive_while_syncing(
-        &mut self,
-        now: Instant,
-        mut handshake: Handshake,
-        reply: Reply,
-        delimited: bool,
-    ) {
-        let step = handshake.receive(&reply, delimited);
-        if let Phase::Syncing { handshake: kept, .. } = &mut self.phase {
-            *kept = handshake;
-        }
-        match step {
-            Step::Wait => {}
-            Step::SendPlain => {
-                handshake.write_plain(&mut self.output);
-                self.plain_sync = Some(handshake.plain());
-                self.in_flight.iter_mut().for_each(|call| call.behind_sync = false);
-                // It is another round trip.
-                let deadline = now + self.config.sync_timeout;
-                self.phase = Phase::Syncing { handshake, deadline };
-            }
-            Step::Synced { echoes_id, delimited } => {
-                self.synced(handshake.session(), echoes_id, delimited);
-            }
-            // A slow reply to a call that is still waiting.
-            Step::NotMine if !delimited && reply.id().is_some() => self.receive_reply(reply),
-            Step::NotMine => self.drop(DropReason::Unsolicited),
-        }
-    }
-
-    fn synced(&mut self, session: u64, echoes_id: bool, delimited: bool) {
-        self.phase = Phase::Ready;
-        self.was_synced = true;
-        self.echoes_id = echoes_id;
-        self.delimited = delimited;
-        self.session = session;
-        // Agents answer in order: what is not answered by now never will be.
-        let events = &mut self.events;
-        self.in_flight.retain_mut(|call| {
-            if !call.behind_sync {
-                let result = Err(ReplyError::Lost);
-                events.push_back(ClientEvent::Reply { call: call.call, result });
-            }
-            std::mem::take(&mut call.behind_sync)
-        });
-        self.events.push_back(ClientEvent::Synced { echoes_id, delimited });
-    }
-
-    fn receive_in_turn(&mut self, reply: Reply, delimited: bool) {
-        let fenced = self.in_flight.iter().position(|call| call.is_next_after(&reply, delimited));
-        if let Some(at) = fenced {
-            // Agents answer in order: what was sent before and is not answered never will be.
-            for lost in self.in_flight.drain(..at) {
-                let result = Err(ReplyError::Lost);
-                self.events.push_back(ClientEvent::Reply { call: lost.call, result });
-            }
-            self.in_flight[0].fence = None;
-        } else if delimited {
-            self.drop(DropReason::Unsolicited);
-        } else {
-            self.receive_reply(reply);
-        }
-    }
-
-    fn receive_reply(&mut self, reply: Reply) {
-        if reply.id().is_none() && self.plain_sync.is_some_and(|plain| reply.is_integer(plain)) {
-            return self.drop(DropReason::Unsolicited);
-        }
-        let waiting = match reply.id() {
-            Some(id) => {
-                let id = id.strip_prefix('"').and_then(|id| id.strip_suffix('"'));
-                let found = self
-                    .in_flight
-                    .iter()
-                    .find(|call| call.id.as_deref().is_some_and(|own| Some(own) == id));
-                let Some(found) = found else { return self.drop(DropReason::OtherId) };
-                found
-            }
-            // An agent that echoes ids does so in every reply to a command.
-            None if self.echoes_id => return self.drop(DropReason::OtherId),
-            None => match self.in_flight.front() {
-                Some(first) if first.fence.is_none() => first,
-                _ => return self.drop(DropReason::Unsolicited),
-            },
-        };
-        let call = waiting.call;
-        if reply.len() > waiting.cap {
-            let cause = format!(
-                "the reply has {} bytes, more than the {} allowed",
-                reply.len(),
-                waiting.cap
-            );
-            self.end(call, Err(ReplyError::BadReply(cause)));
-            return;
-        }
-        let result = match reply.into_content() {
-            Content::Return(text) => Ok(text),
-            Content::Error(error) => Err(ReplyError::Agent(error)),
-        };
-        self.end(call, result);
-    }
-
-    fn receive_garbage(&mut self, cause: String) {
-        match self.in_flight.front() {
-            Some(InFlight { call, fence: None, .. }) => {
-                self.end(*call, Err(ReplyError::BadReply(cause)));
-                self.lose_place();
-            }
-            // Whatever it was, it is not the reply.
-            _ => self.drop(DropReason::Garbage),
-        }
-    }
-
-    fn receive_oversize(&mut self, cap: usize) {
-        self.drop(DropReason::Oversize);
-        if self.is_synced() && !self.in_flight.is_empty() {
-            self.receive_garbage(format!("a line longer than {cap} bytes"));
-        }
-    }
-
     fn end(&mut self, call: CallId, result: Result<ReplyText, ReplyError>) {
         self.in_flight.retain(|waiting| waiting.call != call);
-        if self.in_flight.is_empty() {
-            self.in_flight.shrink_to(0);
-        }
+        self.give_back();
         self.events.push_back(ClientEvent::Reply { call, result });
     }
 
@@ -497,5 +380,30 @@ impl Client {
         if !matches!(self.events.back(), Some(ClientEvent::Dropped(last)) if *last == reason) {
             self.events.push_back(ClientEvent::Dropped(reason));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::GuestPing;
+
+    #[test]
+    fn room_for_a_chunk_stays_while_an_answer_is_waited_for_and_no_longer() {
+        let client = Client::new(ClientConfig::default());
+        let mut client = Client { phase: Phase::Ready, echoes_id: true, ..client };
+        let call = Call::new(&GuestPing {}, Instant::now() + Duration::from_secs(1), 1024);
+        let call = Call { arguments: String::new(), ..call };
+        let mut sent = Vec::new();
+        for (size, kept) in [(200_000, 200_000..=KEPT_OUTPUT), (4 << 20, 1..=KEPT_OUTPUT)] {
+            let write = |output: &mut Vec<u8>| output.resize(output.len() + size, b'1');
+            sent.push(client.send_written(&call, write).unwrap());
+            client.consume_output(usize::MAX);
+            assert!(kept.contains(&client.output.capacity()), "{}", client.output.capacity());
+        }
+        for id in sent {
+            client.end(id, Err(ReplyError::TimedOut));
+        }
+        assert!(client.output.capacity() <= 1024);
     }
 }

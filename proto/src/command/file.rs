@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Command, CommandInfo, Empty, Right};
 use crate::base64::{self, Base64, Base64Text};
+use crate::chunk;
 
 /// The most bytes that one `guest-file-read` may ask for: 48 MiB, since QEMU 5.0.
 pub const MAX_READ_COUNT: i64 = 48 << 20;
@@ -81,9 +82,13 @@ pub struct FileChunk {
 }
 
 impl FileChunk {
-    /// From a reply's line, of which `value` is the JSON text of a [`FileRead`]. The error says
-    /// what is wrong with it.
-    pub(crate) fn decode(mut buffer: Vec<u8>, value: Range<usize>) -> Result<Self, String> {
+    /// From a reply's line, of which `value` is the JSON text of a [`FileRead`]; `content` is as
+    /// [`chunk::find`] found it. The error says what is wrong with it.
+    pub(crate) fn decode(
+        mut buffer: Vec<u8>,
+        value: Range<usize>,
+        content: Option<Range<usize>>,
+    ) -> Result<Self, String> {
         /// As [`FileRead`], of a text in which nothing is escaped.
         #[derive(Deserialize)]
         #[serde(rename_all = "kebab-case")]
@@ -92,17 +97,30 @@ impl FileChunk {
             buf_b64: &'a str,
             eof: bool,
         }
-        let (count, eof, bytes) = match serde_json::from_slice(&buffer[value.clone()]) {
-            Ok(Plain { count, buf_b64, eof }) => {
-                // The text borrows from the buffer: its place there is the distance.
-                let start = buf_b64.as_ptr() as usize - buffer.as_ptr() as usize;
-                let text = start..start + buf_b64.len();
+        let content =
+            content.filter(|content| value.start <= content.start && content.end < value.end);
+        let around = content.as_ref().map(|content| chunk::around(&buffer, value.clone(), content));
+        let text = around.as_deref().unwrap_or_else(|| &buffer[value.clone()]);
+        let plain = serde_json::from_slice(text).ok().and_then(|Plain { count, buf_b64, eof }| {
+            // The text borrows: its place is the distance.
+            let start = value.start + (buf_b64.as_ptr() as usize - text.as_ptr() as usize);
+            let found = start..start + buf_b64.len();
+            match &content {
+                None => Some((count, eof, found)),
+                Some(content) => {
+                    (found == (content.start..content.start)).then(|| (count, eof, content.clone()))
+                }
+            }
+        });
+        let (count, eof, bytes) = match plain {
+            Some((count, eof, text)) => {
+                let start = text.start;
                 let length = base64::decode_in_place(&mut buffer[text])
                     .ok_or("its buf-b64 is not valid base64")?;
                 (count, eof, start..start + length)
             }
             // A slash may be escaped, and then there is more to undo than base64.
-            Err(_) => {
+            None => {
                 let FileRead { count, buf_b64, eof } =
                     serde_json::from_slice(&buffer[value]).map_err(|error| error.to_string())?;
                 buffer = buf_b64.0;
@@ -176,6 +194,18 @@ pub struct GuestFileWrite {
     /// How many of them to write; absent means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<i64>,
+}
+
+impl GuestFileWrite {
+    /// Appends its arguments' text for these bytes, which nothing else copies.
+    pub fn append_arguments(text: &mut Vec<u8>, handle: i64, bytes: &[u8]) {
+        text.reserve(bytes.len().div_ceil(3) * 4 + 64);
+        text.extend_from_slice(b"{\"handle\":");
+        text.extend_from_slice(handle.to_string().as_bytes());
+        text.extend_from_slice(b",\"buf-b64\":\"");
+        base64::append(text, bytes);
+        text.extend_from_slice(b"\"}");
+    }
 }
 
 impl Command for GuestFileWrite {
@@ -339,10 +369,10 @@ mod tests {
             builder.push(&bytes[..end]);
             let line = [b"{\"return\": ", &*builder.finish(end == 1), b"}"].concat();
             let value = 11..line.len() - 1;
-            let chunk = FileChunk::decode(line, value).unwrap();
+            let chunk = FileChunk::decode(line, value, None).unwrap();
             assert_eq!((&chunk.buffer[chunk.bytes], chunk.eof), (&bytes[..end], end == 1));
         }
-        let decode = |text: &str| FileChunk::decode(text.into(), 0..text.len());
+        let decode = |text: &str| FileChunk::decode(text.into(), 0..text.len(), None);
         let escaped = decode(r#"{"buf-b64": "\/\/8=", "count": 2, "eof": false}"#).unwrap();
         assert_eq!(escaped.buffer[escaped.bytes], [255, 255]);
         for bad in [
@@ -356,6 +386,55 @@ mod tests {
             "[]",
         ] {
             assert!(decode(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_long_chunk_is_the_same_by_the_short_way() {
+        let decode = |text: &str| {
+            let (line, whole) = (text.as_bytes().to_vec(), 0..text.len());
+            let content = chunk::find(&line, whole.clone());
+            let fast = FileChunk::decode(line.clone(), whole.clone(), content.clone());
+            let slow = FileChunk::decode(line, whole, None);
+            let bytes = |chunk: Result<FileChunk, String>| {
+                chunk.map(|chunk| (chunk.buffer[chunk.bytes].to_vec(), chunk.eof))
+            };
+            let (fast, slow) = (bytes(fast), bytes(slow));
+            assert_eq!(fast, slow, "{:?}", &text[..40]);
+            (fast.is_ok(), content.is_some())
+        };
+        let long = "QUJD".repeat(2000);
+        let read =
+            |buf: &str| format!("{{\"buf-b64\": \"{buf}\", \"count\": 6000, \"eof\": true}}");
+        assert_eq!(decode(&read(&long)), (true, true));
+        assert_eq!(
+            decode(&format!("{{\"count\":6000,\"eof\":true,\"buf-b64\":\"{long}\"}}")),
+            (true, true)
+        );
+        assert_eq!(decode(&read(&format!("{}_", &long[1..]))), (false, true));
+        assert_eq!(decode(&read(&long.replacen("QUJD", "\\/UJD", 1))), (true, false));
+        // Another member of that name, and a name that only ends so.
+        assert_eq!(
+            decode(&format!(
+                "{{\"x\": {{\"buf-b64\": \"{long}\"}}, \"buf-b64\": \"QUJD\", \"count\": 3, \"eof\": true}}"
+            )),
+            (true, true)
+        );
+        assert_eq!(
+            decode(&format!(
+                "{{\"x\\\"buf-b64\": \"{long}\", \"buf-b64\": \"QUJD\", \"count\": 3, \"eof\": true}}"
+            )),
+            (true, true)
+        );
+    }
+
+    #[test]
+    fn arguments_appended_are_those_serialized() {
+        for (handle, bytes) in [(0, &b""[..]), (1000, b"abcd"), (-1, &[255; 100])] {
+            let mut text = Vec::new();
+            GuestFileWrite::append_arguments(&mut text, handle, bytes);
+            let write = GuestFileWrite { handle, buf_b64: Base64Text::new(bytes), count: None };
+            assert_eq!(text, serde_json::to_vec(&write).unwrap());
         }
     }
 

@@ -32,6 +32,7 @@ mod streams_load;
 mod streams_vm;
 mod table;
 mod target;
+mod upload;
 mod vm;
 
 use std::env;

@@ -41,6 +41,7 @@ fn bash_completes_ids_of_vms_and_leases() {
     assert_eq!(complete("thaw frz"), [lease.as_str()]);
     assert!(complete("cp web").contains(&"web-1:".to_owned()));
     assert!(complete("free").contains(&"freeze".to_owned()));
+    assert_eq!(complete("explain vm_p"), ["vm_paused"]);
     // The way on the command line counts, and one that leads nowhere is no error.
     assert_eq!(complete("vms --socket /nonexistent/api.sock we"), Vec::<String>::new());
 }

@@ -75,7 +75,7 @@ fn the_commands_code_is_the_exit_code() {
 
 #[test]
 fn a_signal_ends_the_command_and_thaws() {
-    for (name, code) in [("-TERM", 143), ("-INT", 130), ("-HUP", 129)] {
+    for (name, code) in [("-TERM", 143), ("-INT", 130), ("-HUP", 129), ("-QUIT", 131)] {
         let Some((_host, machine, cli, dir)) = start() else { return };
         let script = waits(dir.path(), 0);
         let child = cli.start(["freeze", "one", "--", "sh", "-c", &script]);
@@ -88,6 +88,26 @@ fn a_signal_ends_the_command_and_thaws() {
         ran.fails(code, &["verdict     held"]);
         assert!(machine.truth().frozen.is_none());
     }
+}
+
+/// Nothing of it is left that could thaw, nor renew.
+#[test]
+fn a_client_that_is_killed_leaves_the_thaw_to_the_end_of_its_time() {
+    let Some((host, machine, cli, dir)) = start() else { return };
+    let script = waits(dir.path(), 0);
+    let mut child = cli.start(["freeze", "one", "--ttl", "3", "--", "sh", "-c", &script]);
+    let lease = begun(dir.path());
+    assert!(machine.truth().frozen.is_some());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let thawed = until("the end of its time", SOON, || {
+        let lease = host.rest().get(&format!("/freezes/{lease}"))?.expect(200)?;
+        Ok((lease["state"] == "thawed").then_some(lease))
+    });
+    assert_eq!(thawed.unwrap()["thaw_cause"], "expired");
+    assert!(machine.truth().frozen.is_none());
+    // The command knows nothing of it, and ends by itself.
+    go(dir.path());
 }
 
 #[test]

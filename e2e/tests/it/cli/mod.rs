@@ -3,9 +3,12 @@
 mod completions;
 mod copy;
 mod exec;
+mod explain;
 mod freeze;
 mod hold;
+mod trees;
 mod vms;
+mod watch;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

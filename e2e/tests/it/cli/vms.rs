@@ -27,6 +27,10 @@ fn vms_are_listed_as_a_table_and_as_json() {
     assert_eq!((&json["vms"][0]["id"], json["vms"].as_array().unwrap().len()), (&"two".into(), 1));
     let ready = cli.run(["vms", "--state", "ready", "--ask"]).ok();
     assert!(ready.lines().count() == 2 && ready.contains("two"), "{ready}");
+    // What a guest said once is shown without asking it again, and who asked nothing shows nothing.
+    let known = cli.run(["vms", "--json"]).json();
+    assert!(known["vms"][1]["guest"]["host_name"].is_string(), "{known}");
+    assert!(known["vms"][0]["guest"].is_null(), "{known}");
     let both = cli.run(["vms", "two", "three"]);
     both.fails(1, &["No such VM", "[vm_not_found]"]);
     assert!(both.out.contains("two"), "{both:?}");

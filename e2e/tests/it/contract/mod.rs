@@ -1,10 +1,11 @@
 //! The OpenAPI document put to the proof by public programs: a linter, generators of clients, and one that
-//! derives requests of it. `scripts/fetch-api-tools` fetches them; what they are told is in
-//! `openapi/tests`.
+//! derives requests of it; and likewise what a collector of traces is sent. `scripts/fetch-api-tools`
+//! fetches them; what they are told is in `openapi/tests`.
 
 mod clients;
 mod lint;
 mod requests;
+mod traces;
 
 use std::fs;
 use std::path::{Path, PathBuf};

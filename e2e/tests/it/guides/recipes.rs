@@ -53,7 +53,8 @@ fn what_is_restored_is_what_was_written() {
     let after = progress(host.guest.vm.control());
     let snapshots = host.path("/srv/snapshots/db1");
     let restored = host.path("/srv/restored-restic").join(snapshots.strip_prefix("/").unwrap());
-    for copies in [host.path("/srv/backup/plain"), restored, host.path("/srv/restored-borg")] {
+    let [plain, one] = ["plain", "one-program"].map(|name| host.path("/srv/backup").join(name));
+    for copies in [plain, one, restored, host.path("/srv/restored-borg")] {
         let image = |disk| copies.join(format!("{disk}.img"));
         assert_holds(&host.guest, image, &before, &after);
     }
@@ -78,6 +79,15 @@ fn whatever_dies_the_guest_thaws(host: &mut Host) {
     ends 3 with-frozen db1 curl -sS --unix-socket "$QGA_SOCKET" -X DELETE http://localhost/vms/db1/fsfreeze
     ends 1 with-frozen nobody true
     ends 2 with-frozen db1
+    # The same of the one program.
+    ends 7 qga-gateway freeze db1 -- sh -c 'exit 7'
+    ends 137 qga-gateway freeze db1 -- sh -c 'kill -9 $$'
+    ends 127 qga-gateway freeze db1 -- /nonexistent/command
+    ends 143 qga-gateway freeze db1 -- sh -c 'kill $PPID; exec sleep 60'
+    ends 129 qga-gateway freeze db1 -- sh -c 'kill -HUP $PPID; exec sleep 60'
+    ends 137 qga-gateway freeze db1 --ttl 3 -- sh -c 'kill -9 $PPID'
+    ends 0 qga-gateway freeze db1 --ttl 6 -- sleep 8
+    ends 1 qga-gateway freeze nobody -- true
     "#;
     host.succeeds(&format!("{START}{ENDS}{cases}"));
     wait_all_writing(host.guest.vm.control());

@@ -10,8 +10,10 @@ use futures_util::StreamExt as _;
 use futures_util::stream::unfold;
 use qga_proto::command::Right;
 
-use super::Caller;
 use super::limited::target;
+use super::{Caller, unauthenticated};
+use crate::api::access::wrong_token;
+use crate::api::error::Problem;
 use crate::rights::Scope;
 use crate::vm::VmHandle;
 use crate::vm::transfer::GuestPath;
@@ -55,6 +57,34 @@ impl Caller {
         let vm = vm.clone();
         let may = move || authority.allow(&identity, right, target(&vm, &vm.labels()));
         async move { watch.until(may).await }
+    }
+
+    /// Refuses, as a new request, one that has taken its time.
+    pub(crate) fn still(
+        &self,
+        holds: impl Fn(&Self) -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
+        match self.proof.is_in(&self.app.authority) {
+            true => holds(self),
+            false if self.proof.bearer.is_some() => Err(wrong_token()),
+            false => Err(unauthenticated()),
+        }
+    }
+
+    /// Waits until a new request would be refused, and says why.
+    pub(crate) async fn refused(&self, holds: impl Fn(&Self) -> Result<(), Problem>) -> Problem {
+        loop {
+            self.revoked(|| holds(self).is_ok()).await;
+            // Unless it has been given back meanwhile.
+            if let Err(problem) = self.still(&holds) {
+                return problem;
+            }
+        }
+    }
+
+    /// Refuses a VM that the caller held by `right` and may not use any more, also one that has gone.
+    pub(crate) fn still_may(&self, vm: &VmHandle, right: Right) -> Result<(), Problem> {
+        self.permit(vm.id(), Some(&*vm.labels()), right)
     }
 
     /// Whether the caller may now do to this file what takes `right`, as far as its name tells.

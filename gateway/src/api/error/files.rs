@@ -1,7 +1,7 @@
 //! What goes wrong with a guest's files, as a problem for the caller.
 
 use qga_proto::QgaError;
-use qga_proto::command::CommandInfo;
+use qga_proto::command::{Command as _, CommandInfo, XFileCommit, XFileCreate};
 
 use super::{Code, Outcome, Problem, guest, printable};
 use crate::vm::VmHandle;
@@ -22,6 +22,14 @@ pub(super) fn by_errno(vm: &VmHandle, info: &CommandInfo, error: &QgaError) -> O
         "ENOTDIR" => {
             (Code::NotADirectory, "has something there, or on the way there, that is no directory")
         }
+        // Where a file is to be put, this is said of what is there, or of a name that no file can have.
+        "EINVAL" if [XFileCreate::INFO.name, XFileCommit::INFO.name].contains(&info.name) => {
+            (Code::NotAFile, "has something there that no file is put in the place of")
+        }
+        "ESPIPE" => (
+            Code::NotAFile,
+            "has something there that has no positions: a named pipe, a socket or a terminal",
+        ),
         // Of a pipe only where it is to be written to.
         "ENXIO" => (
             Code::NotAFile,
@@ -66,6 +74,15 @@ pub(crate) fn transfer_failed(vm: &VmHandle, frozen: bool, error: TransferError)
             format!("On VM \"{id}\" that cannot be read as a whole: {error}."),
         )
         .outcome(Outcome::Failed, false),
+        TransferError::InUse { .. } => Problem::new(
+            Code::FileBusy,
+            format!(
+                "To that file of VM \"{id}\" nothing is written yet: {error}. Its last bytes may still \
+                 be on their way, and would land in this upload. Try again; if it stays so, the guest \
+                 does not close the file, or another upload to it is under way."
+            ),
+        )
+        .outcome(Outcome::NotSent, true),
         TransferError::Shorter { .. } | TransferError::ShortWrite { .. } => Problem::new(
             Code::AgentError,
             format!("VM \"{id}\" did not move the whole file: {error}."),

@@ -28,7 +28,7 @@ pub(crate) enum Outcome {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(crate) struct ProblemBody {
-    /// `urn:qga:problem:` and the code.
+    /// `urn:qga:problem:` and the code; `qga-gateway explain CODE` says what to do about it.
     #[serde(rename = "type")]
     #[schema(example = "urn:qga:problem:vm_not_found")]
     kind: String,

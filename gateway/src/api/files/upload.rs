@@ -345,7 +345,7 @@ impl Sent {
             }
             while !data.is_empty() {
                 if chunk.capacity() == 0 {
-                    chunk.reserve_exact(PART);
+                    chunk = upload.buffer();
                 }
                 let piece = data.split_to(data.len().min(PART - chunk.len()));
                 chunk.extend_from_slice(&piece);

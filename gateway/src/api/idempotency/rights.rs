@@ -1,5 +1,5 @@
-//! Whether the caller of a repeat still may what it asks for: rights are those of now, and a first
-//! answer is no way round their end.
+//! Whether the caller may what it asks for, before anything is written down for it; and whether that of
+//! a repeat still may: rights are those of now, and a first answer is no way round their end.
 
 use qga_proto::command::{Right, any_command_info};
 use serde_json::Value;
@@ -12,12 +12,20 @@ use crate::api::file_handles;
 use crate::api::processes;
 use crate::vm::VmId;
 
+/// Whether it may be a request's first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    First,
+    Repeat,
+}
+
 impl Keyed {
-    /// Refuses a VM that is not there for the caller.
+    /// Refuses a VM that is not there for the caller, and a group to who could freeze none.
     pub(super) fn is_there(caller: &Caller, path: &str) -> Result<(), Problem> {
         match path.strip_prefix("/vms/").and_then(|rest| rest.split('/').next()) {
             Some(id) => caller.shows(&decode(id)),
-            None => Ok(()),
+            // A group of VMs.
+            None => caller.knows(Right::Freeze),
         }
     }
 
@@ -28,6 +36,7 @@ impl Keyed {
         name: &str,
         path: &str,
         body: &[u8],
+        turn: Turn,
     ) -> Result<(), Problem> {
         let Some(keyed) = self.path(path) else { return Ok(()) };
         if keyed.template == "/freezes" {
@@ -57,6 +66,8 @@ impl Keyed {
                 let pid = part("{pid}").parse().ok();
                 match pid.is_some_and(|pid| caller.uses_number(&vm, pid)) {
                     true => Ok(()),
+                    // One that is not known yet is looked for in the guest by the operation itself.
+                    false if turn == Turn::First => caller.programs(vm.as_str()).map(drop),
                     false => caller.authorise(&vm, Right::Exec),
                 }
             }
@@ -78,8 +89,9 @@ impl Keyed {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let named: Vec<_> =
             body["vms"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        for id in &named {
-            caller.authorise(&id.parse().map_err(|_| vm_not_found(id))?, Right::Freeze)?;
+        // What is no id is for the operation to refuse.
+        for id in named.iter().filter_map(|id| id.parse().ok()) {
+            caller.authorise(&id, Right::Freeze)?;
         }
         // By labels, nothing is left that says which they were.
         if named.is_empty() && !self.app.authority.know(caller.identity(), Right::Freeze) {

@@ -33,6 +33,9 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// How long a process has to follow a hang-up before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Why whoever may not be here any more is put out.
+const WITHDRAWN: &str = "the right to be here was taken away";
+
 /// How often a hang-up is tried while the guest cannot be reached.
 const TRIES: usize = 120;
 
@@ -205,14 +208,18 @@ impl Attached {
         // Errors on the way up are told on the way down; few, or the client waits.
         let (tell, told) = tokio::sync::mpsc::channel(8);
         let replaced = writer.replaced();
-        let may = || self.caller.uses(&self.vm, &self.process);
         tokio::select! {
             end = self.down(sink, reader, told) => end,
             end = self.up(stream, writer, tell) => end,
             () = replaced => End::Put("another client has attached"),
             () = self.caller.app().stopping.cancelled() => End::Put("the gateway is stopping"),
-            () = self.caller.revoked(may) => End::Put("the right to be here was taken away"),
+            () = self.withdrawn() => End::Put(WITHDRAWN),
         }
+    }
+
+    /// Returns once the caller may not be here any more.
+    async fn withdrawn(&self) {
+        self.caller.revoked(|| self.caller.uses(&self.vm, &self.process)).await;
     }
 
     async fn output_only(
@@ -227,6 +234,7 @@ impl Attached {
             end = self.down(sink, reader, told) => end,
             () = gone => End::Gone,
             () = self.caller.app().stopping.cancelled() => End::Put("the gateway is stopping"),
+            () = self.withdrawn() => End::Put(WITHDRAWN),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, stderr};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use qga_gateway::client::printable;
 
 /// How often it is drawn in a second.
 const RATE: u8 = 8;
@@ -21,7 +22,7 @@ pub(super) fn bar(quiet: bool, name: &str, size: Option<u64>, at: u64) -> Progre
     if let Ok(style) = ProgressStyle::with_template(look) {
         bar.set_style(style);
     }
-    bar.set_message(name.to_owned());
+    bar.set_message(printable(name));
     bar.set_position(at);
     // What was there before was not moved in this time.
     bar.reset_eta();

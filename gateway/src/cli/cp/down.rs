@@ -4,8 +4,10 @@
 //! beside it, with the tag (`ETag`) that they belong to in `.NAME.qga-part.etag`. A copy that goes on asks
 //! for the rest of exactly that content (`If-Range`), and begins afresh if there is another by now.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{Seek as _, SeekFrom, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +36,7 @@ pub(super) async fn stream(
     let answer = open(gateway, from, None).await?;
     let tag = tag(&answer);
     let output = Output::start();
-    let bar = bar(options.quiet, &from.path, length(&answer), 0);
+    let bar = bar(options.quiet, &from.to_string(), length(&answer), 0);
     let mut body = answer.into_body();
     while let Some(frame) = body.frame().await {
         let Ok(bytes) = frame.map_err(|error| broken(from, &error))?.into_data() else { continue };
@@ -91,7 +93,7 @@ pub(super) async fn file(
     let tag = tag(&answer);
     fs::write(&place.tag, tag.as_deref().unwrap_or_default())
         .with_context(|| place.tag.display().to_string())?;
-    let bar = bar(options.quiet, &from.path, length(&answer).map(|rest| at + rest), at);
+    let bar = bar(options.quiet, &from.to_string(), length(&answer).map(|rest| at + rest), at);
     let moved = pour(answer, &mut part, from, &bar).await;
     bar.finish_and_clear();
     if let Err(error) = moved {
@@ -123,14 +125,14 @@ async fn into(
     }
     let mut out = File::options().write(true).open(to).with_context(|| to.display().to_string())?;
     let answer = open(gateway, from, None).await?;
-    let (tag, bar) = (tag(&answer), bar(options.quiet, &from.path, length(&answer), 0));
+    let (tag, bar) = (tag(&answer), bar(options.quiet, &from.to_string(), length(&answer), 0));
     pour(answer, &mut out, from, &bar).await?;
     bar.finish_and_clear();
     unchanged(options, gateway, from, tag).await
 }
 
 /// The content, or what is behind the bytes that are here of the one with that tag.
-async fn open(
+pub(super) async fn open(
     gateway: &Gateway,
     from: &Remote,
     part: Option<(u64, Option<&str>)>,
@@ -145,7 +147,7 @@ async fn open(
     gateway.open(request, empty()).await
 }
 
-async fn pour(
+pub(super) async fn pour(
     answer: Response<Incoming>,
     to: &mut File,
     from: &Remote,
@@ -165,7 +167,7 @@ fn broken(from: &Remote, error: &hyper::Error) -> Failure {
     Failure::Broken { place: from.to_string(), why }
 }
 
-fn tag(answer: &Response<Incoming>) -> Option<String> {
+pub(super) fn tag(answer: &Response<Incoming>) -> Option<String> {
     Some(answer.headers().get(header::ETAG)?.to_str().ok()?.to_owned())
 }
 
@@ -182,7 +184,7 @@ async fn mode(gateway: &Gateway, from: &Remote) -> anyhow::Result<u32> {
 }
 
 /// With `--verify`: what was read is one content, and not parts of two.
-async fn unchanged(
+pub(super) async fn unchanged(
     options: &Options,
     gateway: &Gateway,
     from: &Remote,
@@ -215,7 +217,8 @@ struct Place {
 
 impl Place {
     fn of(from: &Remote, to: &Path) -> anyhow::Result<Self> {
-        let name = from.path.rsplit(['/', '\\']).next().unwrap_or_default();
+        let name = from.path.rsplit(|byte| matches!(byte, b'/' | b'\\')).next().unwrap_or_default();
+        let name = OsStr::from_bytes(name);
         let inside = to.is_dir() || to.as_os_str().as_encoded_bytes().ends_with(b"/");
         let target = if inside { to.join(name) } else { to.to_owned() };
         // A link stays, and what it leads to is replaced.

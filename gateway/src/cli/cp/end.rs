@@ -35,7 +35,7 @@ impl End {
         if let Some(at) = at
             && text[..*at].parse::<VmId>().is_ok()
         {
-            let (vm, path) = (text[..*at].to_owned(), text[at + 1..].to_owned());
+            let (vm, path) = (text[..*at].to_owned(), text[at + 1..].into());
             return Ok(Self::Remote(Remote { vm, path }));
         }
         if let Some((vm, path)) = text.split_once(':')

@@ -1,15 +1,16 @@
-//! `qga-gateway cp`: a file into a guest, or out of one.
+//! `qga-gateway cp`: files and directories into a guest, or out of one.
 
 mod bar;
 mod down;
 mod end;
+mod tree;
 mod up;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use qga_gateway::client::{Gateway, encoded};
+use qga_gateway::client::{Gateway, encoded, printable};
 
 use self::end::End;
 use super::complete;
@@ -37,18 +38,21 @@ pub(super) struct Options {
     /// No progress bar, and nothing but errors
     #[arg(short = 'q', long)]
     quiet: bool,
-    /// Directories are not copied; the error says how to
-    #[arg(short = 'r', long, hide = true)]
+    /// Copy a directory with all that is in it; links are not followed. Needs qga-agent in the guest
+    #[arg(short = 'r', visible_short_alias = 'R', long, conflicts_with = "resume")]
     recursive: bool,
+    /// With --recursive: give up if there are more files and directories than this
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, requires = "recursive")]
+    max_entries: u64,
     #[command(flatten)]
     reach: Reach,
 }
 
-/// A file in a guest.
+/// A file in a guest. Its path need not be UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Remote {
     vm: String,
-    path: String,
+    path: Vec<u8>,
 }
 
 impl Remote {
@@ -61,34 +65,49 @@ impl Remote {
     }
 
     /// With a name behind it, where it is a directory.
-    fn join(&self, name: &str) -> Self {
-        let path = format!("{}/{name}", self.path.trim_end_matches('/'));
+    fn join(&self, name: &[u8]) -> Self {
+        let mut path = self.path.clone();
+        while path.last() == Some(&b'/') {
+            path.pop();
+        }
+        path.push(b'/');
+        path.extend_from_slice(name);
         Self { vm: self.vm.clone(), path }
+    }
+
+    fn is_marked_directory(&self) -> bool {
+        self.path.ends_with(b"/")
     }
 }
 
+/// Fit for a terminal: a guest may have thought of the name.
 impl std::fmt::Display for Remote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.vm, self.path)
+        write!(f, "{}:{}", self.vm, printable(&String::from_utf8_lossy(&self.path)))
     }
 }
 
 pub(super) fn run(options: &Options, config: &Path) -> anyhow::Result<ExitCode> {
     let gateway = options.reach.gateway(config)?;
-    super::block_on(async { copy(options, &gateway).await.map(|()| ExitCode::SUCCESS) })
+    super::block_on(copy(options, &gateway))
 }
 
-async fn copy(options: &Options, gateway: &Gateway) -> anyhow::Result<()> {
-    let (from, to) = (End::of(&options.from)?, End::of(&options.to)?);
-    if options.recursive {
-        return Err(whole_directories(&from, &to).into());
-    }
-    match (from, to) {
+async fn copy(options: &Options, gateway: &Gateway) -> anyhow::Result<ExitCode> {
+    let done = match (End::of(&options.from)?, End::of(&options.to)?) {
+        (End::Remote(from), End::Local(to)) if options.recursive => {
+            return tree::down(options, gateway, &from, &to).await;
+        }
+        (End::Local(from), End::Remote(to)) if from.is_dir() => {
+            if options.recursive {
+                return tree::up(options, gateway, &from, &to).await;
+            }
+            return Err(Usage(format!("{} is a directory: -r copies it", from.display())).into());
+        }
+        (End::Remote(_), End::Stream) | (End::Stream, End::Remote(_)) if options.recursive => {
+            return Err(Usage("a directory cannot be copied from or to -; see tar(1)".into()).into());
+        }
         (End::Remote(from), End::Local(to)) => down::file(options, gateway, &from, &to).await,
         (End::Remote(from), End::Stream) => down::stream(options, gateway, &from).await,
-        (End::Local(from), End::Remote(to)) if from.is_dir() => {
-            Err(whole_directories(&End::Local(from), &End::Remote(to)).into())
-        }
         (End::Local(from), End::Remote(to)) => up::file(options, gateway, &from, &to).await,
         (End::Stream, End::Remote(to)) => up::stream(options, gateway, &to).await,
         (End::Remote(from), End::Remote(to)) => Err(Usage(format!(
@@ -99,21 +118,6 @@ async fn copy(options: &Options, gateway: &Gateway) -> anyhow::Result<()> {
             "one of the two must be in a guest: VM:/PATH, the path beginning with a slash".into(),
         )
         .into()),
-    }
-}
-
-/// How to copy a directory, which this does not.
-fn whole_directories(from: &End, to: &End) -> Usage {
-    let recipe = match (from, to) {
-        (End::Remote(from), _) => format!(
-            "qga-gateway exec {} -- tar -C {} -cf - . | tar -C DIRECTORY -xf -",
-            from.vm, from.path
-        ),
-        (_, End::Remote(to)) => format!(
-            "tar -C DIRECTORY -cf - . | qga-gateway exec -i {} -- tar -C {} -xf -",
-            to.vm, to.path
-        ),
-        _ => "cp -r".into(),
     };
-    Usage(format!("directories are not copied; a tar through a pipe does it: {recipe}"))
+    done.map(|()| ExitCode::SUCCESS)
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _, stdin};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -35,15 +36,15 @@ pub(super) async fn stream(
         let why = "--continue, --preserve and --verify need a file, and - is none";
         return Err(Usage(why.into()).into());
     }
-    if to.path.ends_with('/') {
+    if to.is_marked_directory() {
         return Err(Usage(format!("{to}: what comes from - has no name; name the file")).into());
     }
-    let bar = bar(options.quiet, &to.path, None, 0);
+    let bar = bar(options.quiet, &to.to_string(), None, 0);
     let progress = bar.clone();
     let body = streamed(chunks(stdin(), move |n| progress.inc(n)));
     let written = gateway.ask(gateway.request(Method::PUT, &to.content()), body).await;
     bar.finish_and_clear();
-    told(options, to, &written?);
+    told(options.quiet, to, &written?);
     Ok(())
 }
 
@@ -54,14 +55,14 @@ pub(super) async fn file(
     from: &Path,
     to: &Remote,
 ) -> anyhow::Result<()> {
-    let name = from.file_name().map(|name| name.to_string_lossy().into_owned());
-    let inside = |to: &Remote| name.as_ref().map(|name| to.join(name));
-    let given = if to.path.ends_with('/') { inside(to) } else { Some(to.clone()) };
+    let inside = |to: &Remote| from.file_name().map(|name| to.join(name.as_bytes()));
+    let given = if to.is_marked_directory() { inside(to) } else { Some(to.clone()) };
     let to = given.context("the file has no name")?;
-    match send(options, gateway, from, &to).await {
+    let open = || File::open(from).with_context(|| from.display().to_string());
+    match send(options, gateway, open()?, from, &to, options.quiet).await {
         Err(error) if is_directory(&error) => {
             let to = inside(&to).context("the file has no name")?;
-            send(options, gateway, from, &to).await
+            send(options, gateway, open()?, from, &to, options.quiet).await
         }
         done => done,
     }
@@ -71,14 +72,16 @@ fn is_directory(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Failure>().and_then(Failure::code) == Some("is_a_directory")
 }
 
-async fn send(
+/// `file`, which is opened at `from`; without a word if it is `quiet`.
+pub(super) async fn send(
     options: &Options,
     gateway: &Gateway,
+    file: File,
     from: &Path,
     to: &Remote,
+    quiet: bool,
 ) -> anyhow::Result<()> {
     let shown = || from.display().to_string();
-    let file = File::open(from).with_context(shown)?;
     let meta = file.metadata().with_context(shown)?;
     let size = meta.is_file().then_some(meta.len());
     let kept = match (options.resume, size) {
@@ -97,7 +100,7 @@ async fn send(
     if kept.digests && (options.verify || cheap) {
         digest = Some(self::digest(&file).with_context(shown)?);
     }
-    let mut upload = Upload { options, gateway, file, size, at: kept.bytes, to };
+    let mut upload = Upload { options, gateway, file, size, at: kept.bytes, to, quiet };
     let mut attempts = 0;
     let written = loop {
         attempts += 1;
@@ -120,7 +123,7 @@ async fn send(
         }
     };
     match written {
-        Ok(written) => told(options, to, &written),
+        Ok(written) => told(quiet, to, &written),
         Err(failure) => {
             let again = failure.is_silence() || received(&failure).is_some();
             let hint =
@@ -141,6 +144,7 @@ struct Upload<'a> {
     size: Option<u64>,
     at: u64,
     to: &'a Remote,
+    quiet: bool,
 }
 
 impl Upload<'_> {
@@ -169,7 +173,7 @@ impl Upload<'_> {
             request = request.header("repr-digest", digest);
         }
         let part = Part { file: self.file.try_clone()?, at: self.size.map(|_| self.at) };
-        let bar = bar(self.options.quiet, &self.to.path, self.size, self.at);
+        let bar = bar(self.quiet, &self.to.to_string(), self.size, self.at);
         let progress = bar.clone();
         // Not more than was there at first: what is appended meanwhile is no part of it.
         let content = part.take(self.size.map_or(u64::MAX, |size| size - self.at));
@@ -266,8 +270,8 @@ impl Kept {
     }
 }
 
-fn told(options: &Options, to: &Remote, written: &Value) {
-    if options.quiet {
+fn told(quiet: bool, to: &Remote, written: &Value) {
+    if quiet {
         return;
     }
     let how = match written["atomic"] == true {

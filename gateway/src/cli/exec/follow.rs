@@ -8,8 +8,8 @@ use qga_gateway::client::{Failure, Gateway, empty};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::events::{Event, Events};
 use crate::cli::bytes_out::{Output, Stream};
+use crate::cli::events::{Event, Events};
 use crate::cli::out::say;
 
 /// How often in a row nobody may answer, and the pause between.

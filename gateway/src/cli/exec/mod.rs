@@ -1,6 +1,5 @@
 //! `qga-gateway exec`: a program in a guest as if it ran here.
 
-mod events;
 mod follow;
 
 use std::io::{Read as _, stdin};

@@ -1,11 +1,13 @@
 //! Chunks on the wire.
 
+use std::sync::Arc;
+
 use qga_proto::command::{Command as _, FileChunk, FileWrite, GuestFileRead, GuestFileWrite};
 use tokio::sync::oneshot;
 
 use super::closing::GuestFile;
 use crate::vm::call::{CallError, CallOptions};
-use crate::vm::pending::{Answer, answered};
+use crate::vm::pending::{Answer, Arguments, answered};
 
 /// What stands around the base64 in a reply; agents write less.
 const AROUND: usize = 4096;
@@ -19,10 +21,10 @@ pub(super) struct Read {
 
 impl Read {
     pub(super) fn send(file: &GuestFile, count: usize) -> Result<Self, CallError> {
-        let arguments = format!("{{\"handle\":{},\"count\":{count}}}", file.handle);
+        let text = format!("{{\"handle\":{},\"count\":{count}}}", file.handle);
         let reply_cap = count.div_ceil(3) * 4 + AROUND;
         let options = CallOptions { reply_cap, ..file.options::<GuestFileRead>() };
-        let answer = file.vm.submit_chunk(&GuestFileRead::INFO, arguments, options)?;
+        let answer = file.vm.submit_chunk(&GuestFileRead::INFO, Arguments::Text(text), options)?;
         Ok(Self { asked: count, answer })
     }
 
@@ -40,28 +42,22 @@ impl Read {
 /// A write that was sent, with its bytes: they may have to be sent again.
 #[derive(Debug)]
 pub(super) struct Write {
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Arc<Vec<u8>>,
     answer: Option<oneshot::Receiver<Answer>>,
 }
 
 impl Write {
     /// Sent as soon as the queue takes it; what keeps it out is told by [`done`](Self::done).
-    pub(super) fn send(file: &GuestFile, bytes: Vec<u8>) -> Result<Self, (Vec<u8>, CallError)> {
-        let mut arguments = String::with_capacity(bytes.len().div_ceil(3) * 4 + 64);
-        arguments.push_str("{\"handle\":");
-        arguments.push_str(&file.handle.to_string());
-        arguments.push_str(",\"buf-b64\":\"");
-        base64_simd::STANDARD.encode_append(&bytes, &mut arguments);
-        arguments.push_str("\"}");
+    pub(super) fn send(file: &GuestFile, bytes: &Arc<Vec<u8>>) -> Result<Self, CallError> {
+        let bytes = bytes.clone();
+        let arguments = Arguments::Write { handle: file.handle, bytes: bytes.clone() };
         let options = file.options::<GuestFileWrite>();
-        match file.vm.submit_chunk(&GuestFileWrite::INFO, arguments, options) {
-            Ok(answer) => Ok(Self { bytes, answer: Some(answer) }),
-            Err(error) => Err((bytes, error)),
-        }
+        let answer = file.vm.submit_chunk(&GuestFileWrite::INFO, arguments, options)?;
+        Ok(Self { bytes, answer: Some(answer) })
     }
 
     /// As one that the queue did not take.
-    pub(super) fn unsent(bytes: Vec<u8>) -> Self {
+    pub(super) fn unsent(bytes: Arc<Vec<u8>>) -> Self {
         Self { bytes, answer: None }
     }
 

@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::TransferError;
 use super::patience::Patience;
+use super::places::Place;
 use super::slots::Slot;
 use crate::vm::call::{CallError, CallOptions};
 use crate::vm::handle::VmHandle;
@@ -31,6 +32,8 @@ pub(super) struct GuestFile {
     slot: Option<Slot>,
     /// Keeps the handle from everybody else, until it is closed.
     own: Option<Own>,
+    /// Of one that is written where it is.
+    place: Option<Place>,
 }
 
 impl GuestFile {
@@ -50,8 +53,14 @@ impl GuestFile {
         let vm = vm.clone();
         // On a first connection it becomes known only by the call.
         let incarnation = incarnation.or_else(|| vm.incarnation());
-        let file = Self { vm, handle, disruptions, incarnation, slot: Some(slot), own: Some(own) };
+        let (slot, own) = (Some(slot), Some(own));
+        let file = Self { vm, handle, disruptions, incarnation, slot, own, place: None };
         Ok((file, opened))
+    }
+
+    /// Nobody else may write to this file in the way of `place`, until it is closed.
+    pub(super) fn keep(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     /// Timeout and bounds of a command about this file: only for the guest that opened it.
@@ -158,6 +167,10 @@ impl GuestFile {
 impl Drop for GuestFile {
     fn drop(&mut self) {
         let Some(slot) = self.slot.take() else { return };
+        let mut place = self.place.take();
+        if let Some(place) = &mut place {
+            place.closing();
+        }
         let left = Self {
             vm: self.vm.clone(),
             handle: self.handle,
@@ -165,6 +178,7 @@ impl Drop for GuestFile {
             incarnation: self.incarnation,
             slot: None,
             own: self.own.take(),
+            place,
         };
         // Without a runtime the process is at its end.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

@@ -54,6 +54,9 @@ pub(crate) enum TransferError {
     /// As many transfers are under way as may be.
     #[error("{limit} transfers are under way")]
     TooMany { limit: usize, everywhere: bool },
+    /// Somebody else writes to that file where it is, or what was sent to it before may still come.
+    #[error("an earlier upload to that file was not closed in the guest within {} s", after.as_secs())]
+    InUse { after: Duration },
     /// The gateway is stopping.
     #[error("the gateway is stopping")]
     Stopping,

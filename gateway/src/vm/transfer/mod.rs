@@ -24,7 +24,9 @@ mod error;
 mod guest_path;
 mod kept;
 mod patience;
+mod places;
 mod slots;
+mod spare;
 mod upload;
 
 use std::future::Future;

@@ -1,7 +1,7 @@
 //! How many transfers there are, and the handles that are left to be closed.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::TransferError;
 use super::kept::Kept;
+use super::places::Places;
 use crate::vm::VmId;
 use crate::vm::handle::VmHandle;
 
@@ -21,6 +22,7 @@ const MOST_CLOSING: usize = 64;
 pub(crate) struct Transfers {
     counts: Mutex<Counts>,
     pub(super) kept: Kept,
+    pub(super) places: Arc<Places>,
     stopping: CancellationToken,
     fewer: Notify,
 }

@@ -25,6 +25,7 @@ use super::closing::GuestFile;
 use super::kept::{self, Claim};
 use super::patience::Patience;
 use super::slots::Transfers;
+use super::spare::Spare;
 use super::{AHEAD, Beneath, Digests, GuestPath, TransferError, UploadKey, detached};
 use crate::vm::call::CallError;
 use crate::vm::handle::VmHandle;
@@ -88,6 +89,7 @@ pub(crate) struct Upload {
     /// Where it begins.
     pub(crate) from: u64,
     received: Arc<AtomicU64>,
+    spare: Spare,
 }
 
 impl Upload {
@@ -123,9 +125,10 @@ impl Upload {
         digests: Digests,
     ) -> Result<Self, TransferError> {
         let slot = Transfers::begin(vm)?;
+        let place = vm.settings().transfers.places.enter(vm.id(), path, how).await?;
         let (vm, path, beneath) = (vm.clone(), path.clone(), beneath.argument());
         detached(async move {
-            let file = if how == InPlace::PartExtended {
+            let mut file = if how == InPlace::PartExtended {
                 let (path, path_b64) = path.members();
                 let open = XFileOpen { path, path_b64, write: Some(true), beneath };
                 GuestFile::open(&vm, slot, open, |opened| opened.handle).await?.0
@@ -134,6 +137,7 @@ impl Upload {
                 let open = GuestFileOpen { path: path.lossy().into(), mode: Some(mode.into()) };
                 GuestFile::open(&vm, slot, open, |handle| *handle).await?.0
             };
+            file.keep(place);
             if how != InPlace::Whole {
                 // Behind the end there would be a hole that nobody has sent.
                 let end = file.end().await?;
@@ -181,6 +185,11 @@ impl Upload {
         self.received.load(Ordering::Relaxed)
     }
 
+    /// A buffer for the next piece.
+    pub(crate) fn buffer(&self) -> Vec<u8> {
+        self.spare.take()
+    }
+
     /// Sends a piece; waits until there is room. False: it has ended, ask [`finish`](Self::finish).
     pub(crate) async fn send(&self, piece: Vec<u8>) -> bool {
         match &self.pieces {
@@ -218,13 +227,15 @@ pub(super) struct Writer {
     pub(super) digests: Digests,
     pub(super) replaces: Option<FileStat>,
     sent: VecDeque<Write>,
+    spare: Spare,
 }
 
 impl Writer {
     fn new(file: GuestFile, at: u64, digests: Digests, replaces: Option<FileStat>) -> Self {
         let patience = Patience::new(&file.vm);
         let received = Arc::new(AtomicU64::new(at));
-        Self { file, patience, received, digests, replaces, sent: VecDeque::with_capacity(AHEAD) }
+        let (sent, spare) = (VecDeque::with_capacity(AHEAD), Spare::default());
+        Self { file, patience, received, digests, replaces, sent, spare }
     }
 
     pub(super) fn received(&self) -> u64 {
@@ -238,7 +249,7 @@ impl Writer {
         let (told, done) = oneshot::channel();
         let taken_over = CancellationToken::new();
         let (replaces, handle, from) = (self.replaces.clone(), self.file.handle, self.received());
-        let received = self.received.clone();
+        let (received, spare) = (self.received.clone(), self.spare.clone());
         let claim = key.map(|key| self.claim(key, taken_over.clone()));
         let stop = self.file.vm.settings().transfers.stopping().clone();
         tokio::spawn(async move {
@@ -267,7 +278,7 @@ impl Writer {
             let _ = told.send(answer);
         });
         let (pieces, finish) = (Some(pieces), Some(finish));
-        Upload { pieces, finish, done, replaces, handle, from, received }
+        Upload { pieces, finish, done, replaces, handle, from, received, spare }
     }
 
     fn claim(&self, key: UploadKey, taken_over: CancellationToken) -> Claim {
@@ -293,20 +304,20 @@ impl Writer {
         finished.await.map_err(|_| TransferError::SenderGone)
     }
 
-    async fn send(&mut self, mut bytes: Vec<u8>) -> Result<(), TransferError> {
+    async fn send(&mut self, bytes: Vec<u8>) -> Result<(), TransferError> {
+        let bytes = Arc::new(bytes);
         loop {
             // What is on its way comes first, so that nothing is ever written out of order.
             if self.patience.is_needed() {
                 self.settle().await?;
                 self.patience.moving().await?;
             }
-            match Write::send(&self.file, bytes) {
+            match Write::send(&self.file, &bytes) {
                 Ok(write) => {
                     self.sent.push_back(write);
                     return Ok(());
                 }
-                Err((unsent, error)) => {
-                    bytes = unsent;
+                Err(error) => {
                     self.settle().await?;
                     self.patience.wait(&GuestFileWrite::INFO, error).await?;
                 }
@@ -329,13 +340,15 @@ impl Writer {
             let error = match done {
                 Ok(wrote) => {
                     let Some(Write { bytes, .. }) = self.sent.pop_front() else { return Ok(()) };
-                    return self.wrote(&bytes, wrote);
+                    self.wrote(&bytes, wrote)?;
+                    self.spare.give(bytes);
+                    return Ok(());
                 }
                 Err(error) => error,
             };
             // It did not run, but what was sent behind it may have, in its place. So everything
             // is written anew from where the guest surely is.
-            let mut again: Vec<Vec<u8>> = Vec::with_capacity(AHEAD);
+            let mut again: Vec<Arc<Vec<u8>>> = Vec::with_capacity(AHEAD);
             again.extend(self.sent.pop_front().map(|write| write.bytes));
             while let Some(mut write) = self.sent.pop_front() {
                 let _ = write.done().await;
@@ -345,13 +358,13 @@ impl Writer {
             self.file.seek(self.received()).await?;
             for bytes in again {
                 loop {
-                    match Write::send(&self.file, bytes.clone()) {
+                    match Write::send(&self.file, &bytes) {
                         Ok(write) => break self.sent.push_back(write),
-                        Err((_, error)) if self.sent.is_empty() => {
+                        Err(error) if self.sent.is_empty() => {
                             self.patience.wait(&GuestFileWrite::INFO, error).await?;
                         }
                         // Told when the one before it is answered.
-                        Err((bytes, _)) => break self.sent.push_back(Write::unsent(bytes)),
+                        Err(_) => break self.sent.push_back(Write::unsent(bytes)),
                     }
                 }
             }
@@ -375,6 +388,7 @@ impl Writer {
         let broken = |error| Broken { error, received };
         if matches!(finish, Finish::Keep) {
             if let Some(claim) = claim {
+                self.spare = Spare::default();
                 claim.keep(self);
             }
             return Ok(Written { stat: None, received });
@@ -430,6 +444,7 @@ impl Writer {
             }
         }
         self.sent.clear();
+        self.spare = Spare::default();
         claim.keep(self);
     }
 }

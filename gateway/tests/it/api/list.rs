@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::agent::Agent;
+use super::agent::{Agent, Quirk};
 use super::gateway::Gateway;
+
+const SYSTEM: &str = "Debian GNU/Linux 13 (trixie)";
 
 /// Besides `vm` and `absent`: `x-00` to `x-19`, without sockets.
 async fn many() -> Gateway {
@@ -85,4 +87,55 @@ async fn a_vm_shows_what_its_agent_can_do() {
     assert_eq!((&known["windows"], &known["echoes_id"]), (&false.into(), &true.into()));
     let extensions = known["extensions"].as_array().unwrap();
     assert!(extensions.contains(&"x-guest-fsfreeze-report".into()), "{known}");
+}
+
+#[tokio::test]
+async fn what_a_guest_said_is_shown_with_its_age_and_never_asked_for() {
+    let names = ["web-1\u{1b}[2J", &"x".repeat(4000)].map(|name| json!({"host-name": name}));
+    let systems = [
+        json!({"pretty-name": SYSTEM, "name": "Debian"}),
+        json!({"name": "Debian"}),
+        // Longer than any honest one: it is not read for a list.
+        json!({"pretty-name": "Debian", "id": "x".repeat(20_000)}),
+    ];
+    let agent = Agent::default()
+        .with("guest-get-host-name", Quirk::values(names))
+        .with("guest-get-osinfo", Quirk::values(systems));
+    let gateway = Gateway::with(agent).await;
+    gateway.known().await;
+    let guest = async || {
+        let one = gateway.ask("GET", "/vms/vm").send().await.expect(200)["guest"].clone();
+        let list = gateway.ask("GET", "/vms").send().await.expect(200);
+        let vms = list["vms"].as_array().unwrap().iter();
+        let both = vms.map(|vm| (vm["id"].as_str().unwrap(), &vm["guest"]));
+        // The age may be a second more by now.
+        let without_age = |guest: &Value| (guest["host_name"].clone(), guest["os"].clone());
+        for (id, guest) in both {
+            let wanted = if id == "vm" { without_age(&one) } else { Default::default() };
+            assert_eq!(without_age(guest), wanted, "{id}");
+        }
+        one
+    };
+    let ask = async |what: &str| {
+        gateway.ask("GET", &format!("/vms/vm/{what}")).send().await.expect(200);
+    };
+    assert_eq!(guest().await, Value::Null);
+    ask("os").await;
+    let said = guest().await;
+    assert_eq!((&said["host_name"], &said["os"]), (&Value::Null, &SYSTEM.into()));
+    assert!(said["age_seconds"].is_u64(), "{said}");
+    ask("hostname").await;
+    assert_eq!(guest().await["host_name"], "web-1\\u{1b}[2J");
+    ask("hostname").await;
+    ask("os").await;
+    let said = guest().await;
+    assert_eq!(said["host_name"].as_str().unwrap().chars().count(), 129, "cut, with a mark");
+    assert_eq!(said["os"], "Debian");
+    ask("os").await;
+    assert_eq!(guest().await["os"], Value::Null);
+    let asked = |command| gateway.agent.times(command);
+    assert_eq!((asked("guest-get-host-name"), asked("guest-get-osinfo")), (2, 3));
+    // What it said before it was changed may not be so any more.
+    gateway.ask("POST", "/vms/vm/fstrim").send().await.expect(200);
+    assert_eq!(guest().await, Value::Null);
 }

@@ -13,7 +13,7 @@ use super::client::Target;
 use super::gateway::{BOUND, Gateway};
 use super::rights::{grant, token, with};
 
-const VM: &str = "vms = [\"vm\"]";
+pub(super) const VM: &str = "vms = [\"vm\"]";
 
 async fn gateway(config: &str) -> Gateway {
     let gateway = Gateway::configured(Agent::default(), config).await;
@@ -88,6 +88,22 @@ async fn an_upload_breaks_off_when_the_right_to_it_is_taken_away() {
 }
 
 #[tokio::test]
+async fn a_wait_ends_when_the_right_to_its_answer_is_taken_away() {
+    let gateway = gateway(&(token("waits") + &grant("waits", &["observe"], VM))).await;
+    let path = "/vms/vm/wait?for=gone&timeout_seconds=600";
+    let waits = tokio::spawn(with(gateway.ask_tcp("GET", path), "waits").send());
+    let asked = async {
+        while gateway.agent.times("guest-ping") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, asked).await.expect("it waits");
+    gateway.authority.replace(rules(&token("waits")));
+    let answer = tokio::time::timeout(BOUND, waits).await.expect("at once").unwrap();
+    answer.problem(404, "vm_not_found");
+}
+
+#[tokio::test]
 async fn of_who_sees_no_vm_no_body_is_read_and_no_key_kept() {
     let gateway = gateway(&token("nobody")).await;
     let Target::Tcp(address) = gateway.tcp else { panic!("no TCP") };
@@ -113,7 +129,7 @@ async fn of_who_sees_no_vm_no_body_is_read_and_no_key_kept() {
     }
 }
 
-fn rules(config: &str) -> Rules {
+pub(super) fn rules(config: &str) -> Rules {
     let text = format!("{config}\n[listen]\nunix = \"/nowhere\"\n");
     let config = qga_gateway::config::Config::parse(&text, "test.toml".as_ref()).unwrap();
     Rules::new(&config.grants, &config.tokens)

@@ -3,16 +3,25 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use qga_gateway::config::{SecretFile, TlsConfig};
 use qga_gateway::server::Tls;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::agent::Agent;
 use super::client::Target;
-use super::gateway::Gateway;
+use super::gateway::{BOUND, Gateway};
 
 /// Somebody who signs certificates, and a place for them.
 struct Authority {
@@ -169,6 +178,68 @@ async fn certificates_are_taken_over_without_a_restart_or_left_as_they_were() {
     assert!(!ok, "nobody here knows who signed it");
     let (ok, said) = other.curl(&gateway, "/livez", &[]).await;
     assert!(ok, "{said}");
+}
+
+/// A connection that a client with `client.pem` has opened, and keeps.
+async fn certified(authority: &Authority, gateway: &Gateway) -> TlsStream<TcpStream> {
+    let Target::Tcp(address) = gateway.tcp else { panic!("TCP") };
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority.path("ca.pem")).unwrap()).unwrap();
+    let chain = vec![CertificateDer::from_pem_file(authority.path("client.pem")).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(authority.path("client.key")).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+}
+
+/// Asks on an open connection, and reads until what was waited for has come.
+async fn ask(stream: &mut TlsStream<TcpStream>, path: &str, until: &str) {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    while !text.contains(until) {
+        let mut piece = [0; 4096];
+        let read = tokio::time::timeout(BOUND, stream.read(&mut piece)).await.expect("in time");
+        let read = read.unwrap();
+        assert!(read > 0, "{text}");
+        text += std::str::from_utf8(&piece[..read]).unwrap();
+    }
+}
+
+async fn ends(stream: &mut TlsStream<TcpStream>) {
+    let mut rest = Vec::new();
+    // However it ends.
+    let _ = tokio::time::timeout(BOUND, stream.read_to_end(&mut rest)).await.expect("in time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_came_by_an_authority_that_counts_no_more_is_sent_away() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    authority.sign("client", "backup.example");
+    let signers = authority.path("signers.pem");
+    fs::copy(authority.path("ca.pem"), &signers).unwrap();
+    let grant = "[[grant]]\nto = [\"cert:backup.example\"]\nrights = [\"observe\"]";
+    let gateway = authority.gateway(&format!("client_ca = {signers:?}"), grant).await;
+    let mut idle = certified(&authority, &gateway).await;
+    ask(&mut idle, "/vms", "200 OK").await;
+    let mut follows = certified(&authority, &gateway).await;
+    ask(&mut follows, "/events", "retry: ").await;
+    // Another authority comes in: nobody has to go.
+    let both = [&authority, &other].map(|by| fs::read_to_string(by.path("ca.pem")).unwrap());
+    fs::write(&signers, both.concat()).unwrap();
+    gateway.tls.clone().unwrap().reload().unwrap();
+    ask(&mut idle, "/vms/vm", "200 OK").await;
+    // And the old one goes.
+    fs::copy(other.path("ca.pem"), &signers).unwrap();
+    gateway.tls.clone().unwrap().reload().unwrap();
+    ends(&mut idle).await;
+    ends(&mut follows).await;
 }
 
 #[test]

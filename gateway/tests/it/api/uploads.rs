@@ -306,6 +306,36 @@ async fn a_part_of_a_file_is_overwritten_where_it_is() {
     }
 }
 
+async fn asked(gateway: &Gateway) {
+    for _ in 0..50 {
+        gateway.ask("GET", "/vms/vm").send().await.expect(200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_begun_anew_is_not_hit_by_a_chunk_of_what_broke_off() {
+    for place in ["/f", "/f&offset=0&in_place=true"] {
+        let agent = FileAgent::new(false);
+        agent.put("/f", b"");
+        let gateway = gateway(&agent, "").await;
+        let begun = || agent.ran("guest-file-open");
+        let mut sender = begin(&gateway, place, 4 * CHUNK, b"").await;
+        eventually("it begins", || begun() == 1).await;
+        agent.hold(true);
+        // One part lies with the agent, and the next waits in the gateway, when the sender goes away.
+        sender.write_all(&noise(2 * CHUNK)).await.unwrap();
+        // It answers others meanwhile, and so has taken those bytes up.
+        asked(&gateway).await;
+        drop(sender);
+        let again = tokio::spawn(put(&gateway, "/f", b"anew").send());
+        asked(&gateway).await;
+        agent.hold(false);
+        again.await.unwrap().expect(200);
+        all_closed(&agent).await;
+        assert!(agent.content("/f").unwrap() == b"anew", "{place}");
+    }
+}
+
 #[tokio::test]
 async fn a_link_that_is_cut_anywhere_leaves_the_old_file_or_the_new_one() {
     let (old, new) = (noise(777), noise(3 * CHUNK));

@@ -12,6 +12,8 @@ use super::programs::Programs;
 use super::{at, gateway, start, until};
 use crate::api::client::Target;
 use crate::api::gateway::{BOUND, Gateway};
+use crate::api::rights::grant;
+use crate::api::shut_out::rules;
 
 async fn attach(
     gateway: &Gateway,
@@ -86,6 +88,42 @@ async fn bytes_pass_both_ways_with_sizes_and_signals_and_the_end_is_told() {
     let mut socket = attach(&gateway, pid, "?offset=1", None).await.unwrap();
     assert_eq!(next(&mut socket).await, Some(Message::Binary(b" bye".to_vec().into())));
     assert_eq!(text(&mut socket).await["exit"]["exit_code"], 5);
+}
+
+/// What a program writes at a time.
+const PIECE: usize = 48 << 10;
+
+#[tokio::test]
+async fn what_is_kept_of_a_programs_end_is_for_who_has_the_right_to_it() {
+    let programs = Programs::extension();
+    let gateway = gateway(&programs, "[limits]\nprocess_output_bytes = 8388608\n").await;
+    let body = json!({"pty": {"rows": 24, "cols": 80}});
+    let (pid, handle) = start(&gateway, &programs, body).await;
+    // More than sockets hold, so that it is still being sent.
+    for n in 1..=64 {
+        programs.write(handle, Stdout, &[b'x'; PIECE]);
+        until(&gateway, pid, |process| process["stdout"]["end"] == n * PIECE).await;
+    }
+    programs.exit(handle, 0);
+    until(&gateway, pid, |process| process["complete"] == true).await;
+    let Target::Unix(path) = &gateway.unix else { unreachable!("it is one") };
+    let stream = UnixStream::connect(path).await.unwrap();
+    let url = format!("ws://localhost/vms/vm/processes/{pid}/attach");
+    let mut request = url.into_client_request().unwrap();
+    let bearer = format!("Bearer {}", gateway.token);
+    request.headers_mut().insert("authorization", bearer.parse().unwrap());
+    let (mut socket, _) = client_async(request, stream).await.unwrap();
+    gateway.authority.replace(rules(&grant("default", &["observe"], "")));
+    let mut bytes = 0;
+    let said = loop {
+        match next(&mut socket).await {
+            Some(Message::Binary(piece)) => bytes += piece.len(),
+            Some(Message::Text(text)) => break text.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(said.contains("detached") && said.contains("right"), "{said}");
+    assert!(bytes < 64 * PIECE, "it was not sent to its end");
 }
 
 #[tokio::test]

@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 
 use super::client::Ask;
 use super::gateway::{BOUND, Gateway};
+use super::rights::{grant, token, with};
+use super::shut_out::rules;
 use programs::Programs;
 
 /// A gateway before an agent whose programs do what the test says.
@@ -56,6 +58,34 @@ async fn until(gateway: &Gateway, pid: i64, holds: impl Fn(&Value) -> bool) -> V
         }
     };
     tokio::time::timeout(BOUND, look).await.expect("in time")
+}
+
+#[tokio::test]
+async fn a_result_that_is_waited_for_is_for_who_has_the_right_to_it() {
+    let programs = Programs::extension();
+    let (name, exec) = (token("runs"), grant("runs", &["exec"], ""));
+    let gateway = gateway(&programs, &(name.clone() + &exec)).await;
+    let path = "/vms/vm/processes?wait=600";
+    let ask = || {
+        let ask = with(gateway.ask_tcp("POST", path), "runs").header("idempotency-key", "k");
+        ask.json(&json!({"argv": ["/bin/program"]})).send()
+    };
+    let waits = tokio::spawn(ask());
+    let started = async {
+        while programs.handles().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, started).await.expect("it runs");
+    gateway.authority.replace(rules(&(name.clone() + &grant("runs", &["observe"], ""))));
+    let answer = tokio::time::timeout(BOUND, waits).await.expect("at once").unwrap();
+    let problem = answer.problem(403, "forbidden");
+    assert_eq!((&problem["outcome"], &problem["pid"]), (&json!("unknown"), &json!(null)));
+    ask().await.problem(403, "forbidden");
+    // Nor is it started again.
+    gateway.authority.replace(rules(&(name + &exec)));
+    assert_eq!(ask().await.header("idempotency-replayed"), "true");
+    assert_eq!(programs.handles().len(), 1);
 }
 
 /// A stream that is being read.

@@ -54,7 +54,7 @@ async fn a_ticket_stands_for_one_request_of_its_maker() {
 #[tokio::test]
 async fn tickets_are_bounded() {
     let programs = Programs::extension();
-    let gateway = gateway(&programs, "[limits]\ntickets = 2\n").await;
+    let gateway = gateway(&programs, "[limits]\ntickets = 4\n").await;
     let make = || {
         let ask = gateway.ask("POST", "/tickets");
         ask.json(&json!({"method": "GET", "path": "/events"})).send()
