@@ -167,7 +167,9 @@ impl Drop for Place<'_> {
         let mut rows = self.table.rows();
         if let Some(row) = rows.get_mut(self.vm) {
             let at = row.starting.iter().position(|owner| *owner == self.owner);
-            at.map(|at| row.starting.swap_remove(at));
+            if let Some(at) = at {
+                row.starting.swap_remove(at);
+            }
         }
         drop_empty(&mut rows, self.vm);
     }
