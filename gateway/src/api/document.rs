@@ -171,6 +171,7 @@ fn complete(document: &mut Value) {
         format!("What went wrong, for programs:\n\n* {}", codes.join("\n* ")).into();
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
         shapes::name_forms(schemas);
+        syntax::complete_schemas(schemas);
     }
     document["servers"] = json!([{"url": "/", "description": "The gateway that serves this."}]);
     let schemas = document["components"]["schemas"].clone();

@@ -93,7 +93,8 @@ mirror! {
         #[serde(rename = "error")]
         Error,
         /// Events are missing here: they are not kept any more, or the gateway was restarted.
-        /// `data`: how many were `missed`, `null` after a restart. Look at everything anew.
+        /// `data`: how many were `missed`, `null` where that is not known (after a restart, to a client that
+        /// has come back) or not all of them were to be seen. Look at everything anew.
         #[serde(rename = "gap")]
         Gap,
     }
@@ -102,14 +103,15 @@ mirror! {
 /// One event: the `data` of a Server-Sent Event whose `id` and `event` say the same as here.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Event, example = json!({
-    "id": "0006448cbd3a71-0000002a",
+    "id": "0006448cbd3a71-00000b5c2f10",
     "kind": "link.changed",
     "time": "2026-11-22T09:15:04.250Z",
     "vm_id": "web-1",
     "data": {"state": "ready", "before": "silent", "reason": null}
 }))]
 pub(super) struct EventBody<'a> {
-    /// Its place in the order of all events; a later one is greater, also by its letters.
+    /// Its place in the order of all events; a later one is greater, also by its letters. It says nothing
+    /// of how many others there were.
     id: String,
     kind: EventKindBody,
     time: Timestamp,
@@ -211,7 +213,7 @@ impl EventsQuery {
         description = "Events, until the client or the gateway ends the stream.",
         content_type = "text/event-stream",
         body = String,
-        example = json!("id: 0006448cbd3a71-0000002a\nevent: link.changed\ndata: {\"id\":\"0006448cbd3a71-0000002a\",\"kind\":\"link.changed\",\"time\":\"2026-11-22T09:15:04.250Z\",\"vm_id\":\"web-1\",\"data\":{\"state\":\"ready\",\"before\":\"silent\",\"reason\":null}}\n\n")
+        example = json!("id: 0006448cbd3a71-00000b5c2f10\nevent: link.changed\ndata: {\"id\":\"0006448cbd3a71-00000b5c2f10\",\"kind\":\"link.changed\",\"time\":\"2026-11-22T09:15:04.250Z\",\"vm_id\":\"web-1\",\"data\":{\"state\":\"ready\",\"before\":\"silent\",\"reason\":null}}\n\n")
     )),
     extensions(
         ("x-qga-right" = json!(Right::Observe)),
@@ -293,7 +295,10 @@ impl Feed {
             biased;
             () = self.stopping.cancelled() => None,
             () = caller.revoked(|| caller.knows(Right::Observe).is_ok()) => None,
-            delivery = self.subscription.next(wanted) => Some(frame(&delivery)),
+            delivery = self.subscription.next(wanted) => {
+                let all = || caller.may_everywhere(Right::Observe);
+                Some(frame(&delivery, all))
+            }
             () = sleep(self.heartbeat) => {
                 // An id without data is no event, but moves a client's place on (HTML, 9.2.6).
                 Some(format!(": still here\nid: {}\n\n", self.subscription.position()))
@@ -302,7 +307,8 @@ impl Feed {
     }
 }
 
-fn frame(delivery: &Delivery) -> String {
+/// A delivery as it is sent to somebody to whom `all` events are shown, or not.
+fn frame(delivery: &Delivery, all: impl Fn() -> bool) -> String {
     let gap;
     let body = match delivery {
         Delivery::Event(event) => EventBody {
@@ -314,6 +320,7 @@ fn frame(delivery: &Delivery) -> String {
             data: &event.data,
         },
         Delivery::Gap { to, missed } => {
+            let missed = missed.filter(|_| all());
             gap = serde_json::value::to_raw_value(&serde_json::json!({"missed": missed}))
                 .unwrap_or_default();
             EventBody {

@@ -30,7 +30,7 @@ use request::{ProcessRequest, SignalRequest};
 pub(super) use attach::*;
 pub(super) use input::*;
 pub(super) use output::*;
-pub(super) use request::MAX_START_BODY;
+pub(super) use request::{MAX_START_BODY, signal_pattern};
 
 /// What starting a program can run into.
 const START_PROBLEMS: &[Code] = &[

@@ -47,6 +47,9 @@ pub(super) struct TicketRequest {
     method: String,
     /// The path with its query, exactly as it will be asked for, without the ticket:
     /// `/events`, `/vms/{id}/processes/{pid}/output` or `/vms/{id}/processes/{pid}/attach`.
+    #[schema(
+        pattern = "^/(events|vms/[A-Za-z0-9_:@-][A-Za-z0-9._:@-]{0,127}/processes/[0-9]{1,18}/(output|attach))([?][A-Za-z0-9_.~%=&:@/+-]*)?$"
+    )]
     path: String,
 }
 

@@ -16,7 +16,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -37,11 +37,13 @@ const OVERHEAD: usize = 256;
 const BATCH: usize = 64;
 
 /// Where an event stands in the order of all events. A later one is greater, also over a restart of
-/// the gateway, as long as the host's clock does not run backwards meanwhile.
+/// the gateway, as long as the host's clock does not run backwards meanwhile. It is a time and no count,
+/// so that who gets some of the events does not learn how many others there were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventId {
     /// When the gateway started, in microseconds since 1970.
     start: u64,
+    /// Microseconds since then, or a little more, so that each event has its own.
     number: u64,
 }
 
@@ -52,7 +54,7 @@ pub struct InvalidEventId;
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:014x}-{:08x}", self.start, self.number)
+        write!(f, "{:014x}-{:012x}", self.start, self.number)
     }
 }
 
@@ -133,7 +135,8 @@ pub enum Delivery {
     Gap {
         /// The place of the last event that is missing.
         to: EventId,
-        /// How many are missing; `None` where the gateway was restarted.
+        /// How many are missing; `None` where that is not known: after a restart of the gateway, and to
+        /// a reader that has come back.
         missed: Option<u64>,
     },
 }
@@ -153,21 +156,26 @@ pub struct Events(Arc<Hub>);
 #[derive(Debug)]
 struct Hub {
     start: u64,
+    begun: Instant,
     most: usize,
     most_bytes: usize,
     most_subscribers: usize,
     subscribers: AtomicUsize,
     ring: Mutex<Ring>,
-    /// The number of the last event.
-    last: watch::Sender<u64>,
+    /// How many events were published.
+    count: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Ring {
     events: VecDeque<Arc<Published>>,
     bytes: usize,
-    /// The number of the last event, kept or not.
+    /// The last number that an event has, or that a reader was told as its place.
     last: u64,
+    /// The number of the last event that is not kept any more.
+    gone: u64,
+    /// How many events were published.
+    count: u64,
 }
 
 impl Events {
@@ -175,12 +183,13 @@ impl Events {
         let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(Arc::new(Hub {
             start: u64::try_from(start.as_micros()).unwrap_or(u64::MAX),
+            begun: Instant::now(),
             most: limits.events_kept,
             most_bytes: limits.events_kept_bytes,
             most_subscribers: limits.event_subscribers,
             subscribers: AtomicUsize::new(0),
             ring: Mutex::default(),
-            last: watch::Sender::new(0),
+            count: watch::Sender::new(0),
         }))
     }
 
@@ -190,8 +199,9 @@ impl Events {
         let Event { kind, vm, lease, data } = event;
         let data = bounded(&data);
         let mut ring = self.0.ring();
-        ring.last += 1;
-        let number = ring.last;
+        let number = self.0.now().max(ring.last + 1);
+        ring.last = number;
+        ring.count += 1;
         let id = EventId { start: self.0.start, number };
         ring.bytes += cost(&data);
         let time = SystemTime::now();
@@ -199,9 +209,10 @@ impl Events {
         while ring.events.len() > self.0.most || ring.bytes > self.0.most_bytes {
             let Some(oldest) = ring.events.pop_front() else { break };
             ring.bytes -= cost(&oldest.data);
+            ring.gone = oldest.id.number;
         }
-        // Under the lock, so that the number that is told only grows.
-        self.0.last.send_replace(number);
+        // Under the lock, so that the count that is told only grows.
+        self.0.count.send_replace(ring.count);
     }
 
     /// How many may follow them.
@@ -216,7 +227,7 @@ impl Events {
 
     /// How many were published so far.
     pub(crate) fn published(&self) -> u64 {
-        *self.0.last.borrow()
+        *self.0.count.borrow()
     }
 
     /// Follows the events: from the next one on, or from the one behind `after`.
@@ -230,30 +241,27 @@ impl Events {
         count
             .try_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1))
             .map_err(|_| TooManySubscribers { limit })?;
-        let last = self.0.last.subscribe();
-        let newest = self.0.ring().last;
-        let (next, stranger) = match after {
-            None => (newest + 1, false),
-            Some(id) if id.start == self.0.start && id.number <= newest => (id.number + 1, false),
+        let mut subscription = self.follow();
+        subscription.counted = true;
+        match after {
+            None => {}
+            Some(id) if id.start == self.0.start && id.number <= subscription.place => {
+                (subscription.place, subscription.seen) = (id.number, None);
+            }
             // Another run's: what this one has kept is all new.
-            Some(_) => (1, true),
-        };
-        Ok(Subscription {
-            hub: self.0.clone(),
-            last,
-            next,
-            stranger,
-            batch: VecDeque::new(),
-            counted: true,
-        })
+            Some(_) => subscription.stranger = true,
+        }
+        Ok(subscription)
     }
 
     /// Follows the events from the next one on, for the gateway itself.
     pub(crate) fn follow(&self) -> Subscription {
-        let last = self.0.last.subscribe();
-        let next = self.0.ring().last + 1;
-        let (hub, batch) = (self.0.clone(), VecDeque::new());
-        Subscription { hub, last, next, stranger: false, batch, counted: false }
+        let (hub, count) = (self.0.clone(), self.0.count.subscribe());
+        let mut ring = hub.ring();
+        let (place, seen) = (ring.reach(hub.now()), Some(ring.count));
+        drop(ring);
+        let batch = VecDeque::new();
+        Subscription { hub, count, place, seen, stranger: false, batch, counted: false }
     }
 }
 
@@ -261,9 +269,11 @@ impl Events {
 #[derive(Debug)]
 pub struct Subscription {
     hub: Arc<Hub>,
-    last: watch::Receiver<u64>,
-    /// The number of the next event to be looked at in the ring.
-    next: u64,
+    count: watch::Receiver<u64>,
+    /// Events with greater numbers are yet to be taken from the ring.
+    place: u64,
+    /// How many of all events lie up to there, if that is known.
+    seen: Option<u64>,
     /// The reader's last event was another run's.
     stranger: bool,
     /// Taken from the ring and not yet delivered.
@@ -281,40 +291,49 @@ impl Subscription {
                     return Delivery::Event(event);
                 }
             }
-            self.last.mark_unchanged();
+            self.count.mark_unchanged();
             if let Some(gap) = self.take_batch() {
                 return gap;
             }
-            if self.batch.is_empty() && self.last.changed().await.is_err() {
+            if self.batch.is_empty() && self.count.changed().await.is_err() {
                 // The hub lives as long as this does.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// The place of the last event that was looked at: what a reader that comes back names.
-    pub fn position(&self) -> EventId {
-        let next = self.batch.front().map_or(self.next, |event| event.id.number);
-        EventId { start: self.hub.start, number: next - 1 }
+    /// A place behind all events that were looked at: what a reader that comes back names. Where there is
+    /// no other event yet it is that of now, which says nothing of when the last was.
+    pub fn position(&mut self) -> EventId {
+        let number = match self.batch.front() {
+            Some(next) => next.id.number - 1,
+            None => {
+                let mut ring = self.hub.ring();
+                if ring.behind(self.place) == ring.events.len() && self.place >= ring.gone {
+                    self.place = ring.reach(self.hub.now());
+                }
+                self.place
+            }
+        };
+        EventId { start: self.hub.start, number }
     }
 
     fn take_batch(&mut self) -> Option<Delivery> {
         let ring = self.hub.ring();
-        let oldest = ring.last + 1 - ring.events.len() as u64;
-        if std::mem::take(&mut self.stranger) {
-            self.next = oldest;
-            let to = EventId { start: self.hub.start, number: oldest - 1 };
-            return Some(Delivery::Gap { to, missed: None });
-        }
-        if self.next < oldest {
-            let missed = Some(oldest - self.next);
-            self.next = oldest;
-            let to = EventId { start: self.hub.start, number: oldest - 1 };
+        let gone = ring.count - ring.events.len() as u64;
+        let stranger = std::mem::take(&mut self.stranger);
+        if stranger || self.place < ring.gone {
+            let missed = self.seen.filter(|_| !stranger).map(|seen| gone - seen);
+            (self.place, self.seen) = (ring.gone, Some(gone));
+            let to = EventId { start: self.hub.start, number: ring.gone };
             return Some(Delivery::Gap { to, missed });
         }
-        let skip = usize::try_from(self.next - oldest).unwrap_or(usize::MAX);
+        let skip = ring.behind(self.place);
         self.batch.extend(ring.events.iter().skip(skip).take(BATCH).cloned());
-        self.next += self.batch.len() as u64;
+        if let Some(last) = self.batch.back() {
+            self.place = last.id.number;
+        }
+        self.seen = Some(gone + (skip + self.batch.len()) as u64);
         None
     }
 }
@@ -327,7 +346,24 @@ impl Drop for Subscription {
     }
 }
 
+impl Ring {
+    /// How many of the events that are kept lie up to there.
+    fn behind(&self, place: u64) -> usize {
+        self.events.partition_point(|event| event.id.number <= place)
+    }
+
+    /// A place behind all events, and before all that come.
+    fn reach(&mut self, now: u64) -> u64 {
+        self.last = self.last.max(now);
+        self.last
+    }
+}
+
 impl Hub {
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// Nothing panics under this lock.
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use qga_proto::ReplyText;
 use qga_proto::command::CommandInfo;
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::RecvError;
 use tokio::time::Instant;
 
 use super::call::{CallError, CallOptions};
@@ -36,7 +37,9 @@ impl VmHandle {
         unless_disrupted: Option<u64>,
     ) -> Answer {
         let priority = work.priority();
-        answered(self.enqueue(work, priority, timeout, unless_disrupted)?).await
+        let answer = self.enqueue(work, priority, timeout, unless_disrupted)?;
+        let mut waiting = Waiting { vm: self, answer };
+        answered(&mut waiting.answer).await
     }
 
     /// Puts a chunk of a transfer into the queue, behind those that are there; the answer comes to
@@ -76,8 +79,28 @@ impl VmHandle {
     }
 }
 
+/// Somebody who waits for the answer to a call. Who goes takes it out of the queue: what nobody waits
+/// for would be sent to nobody, and its arguments can be large.
+struct Waiting<'a> {
+    vm: &'a VmHandle,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // It was answered, and is in no queue.
+        if self.answer.is_terminated() {
+            return;
+        }
+        self.answer.close();
+        let left = self.vm.shared().queue().take_if(|pending| pending.reply.is_closed());
+        // Behind the lock.
+        drop(left);
+    }
+}
+
 /// The answer to what is in the queue.
-pub(super) async fn answered(answer: oneshot::Receiver<Answer>) -> Answer {
+pub(super) async fn answered(answer: impl Future<Output = Result<Answer, RecvError>>) -> Answer {
     match answer.await {
         Ok(result) => result,
         // The actor answers everything that it takes; it can only have been torn down.

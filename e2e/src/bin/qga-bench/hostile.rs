@@ -12,6 +12,7 @@ use qga_e2e::{Gateway, Process, until};
 use serde_json::json;
 
 use crate::fleet::{BOUND, Scale, each, memory, processor, real, start, vms, wait_ready};
+use crate::footprint::rest;
 use crate::samples::{Samples, quantile};
 
 pub(crate) const NOTE: &str = "Hostile guests are a process of their own that gets a processor only \
@@ -22,8 +23,9 @@ pub(crate) const NOTE: &str = "Hostile guests are a process of their own that ge
 const PINGS: usize = 20;
 
 /// The p99 without hostile guests, with them elsewhere, by that without; with them behind the
-/// gateway, by that elsewhere; and what they cost the gateway, in percent of a core and in MiB.
-pub(crate) fn figures(program: &Path, dir: &Path, scale: Scale) -> Result<[Samples; 7]> {
+/// gateway, by that elsewhere; and what they cost the gateway: in percent of a core when they begin
+/// and from then on, and in MiB.
+pub(crate) fn figures(program: &Path, dir: &Path, scale: Scale) -> Result<[Samples; 8]> {
     let elsewhere = dir.join("elsewhere");
     fs::create_dir_all(&elsewhere)?;
     let fleet = Fleet::new(dir)?;
@@ -33,7 +35,7 @@ pub(crate) fn figures(program: &Path, dir: &Path, scale: Scale) -> Result<[Sampl
     let gateway = start(program, dir, &all)?;
     wait_ready(&gateway.rest(), scale.group)?;
     turn(&gateway, scale)?;
-    let mut figures: [Samples; 7] = Default::default();
+    let mut figures: [Samples; 8] = Default::default();
     let before = memory(&gateway)?;
     let mut after = before;
     for _ in 0..scale.rounds {
@@ -43,7 +45,7 @@ pub(crate) fn figures(program: &Path, dir: &Path, scale: Scale) -> Result<[Sampl
             let _sink = idle_process("sink", &elsewhere, "")?;
             turn(&gateway, scale)?
         };
-        let (attacked, asking) = {
+        let (attacked, later, asking) = {
             let _guests = idle_process("hostile", dir, "hostile guests in")?;
             let asking = ask(&gateway);
             until("the gateway to see them", BOUND, || {
@@ -53,8 +55,11 @@ pub(crate) fn figures(program: &Path, dir: &Path, scale: Scale) -> Result<[Sampl
                 Ok((!gone).then_some(()))
             })?;
             let attacked = turn(&gateway, scale)?;
+            let (begun, spent) = (Instant::now(), processor(&gateway)?);
+            rest(scale.watch);
+            let spent = processor(&gateway)?.saturating_sub(spent);
             after = after.max(memory(&gateway)?);
-            (attacked, asking)
+            (attacked, spent.div_duration_f64(begun.elapsed()), asking)
         };
         for asked in asking {
             // How it is answered is a test's matter.
@@ -68,10 +73,11 @@ pub(crate) fn figures(program: &Path, dir: &Path, scale: Scale) -> Result<[Sampl
             attacked.p99 / beside.p99,
             // What a ping costs it is known from the turn without them.
             (attacked.processor - calm.processor).max(0.0) / attacked.took * 100.0,
+            later * 100.0,
         ];
         figures.iter_mut().zip(values).for_each(|(figure, value)| figure.push(value));
     }
-    figures[6].push(real(after.saturating_sub(before)) / f64::from(1 << 20));
+    figures[7].push(real(after.saturating_sub(before)) / f64::from(1 << 20));
     Ok(figures)
 }
 

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use qga_e2e::{Process, Rest, until};
 use serde_json::json;
 
+use crate::footprint;
 use crate::round::Effort;
 use crate::samples::Samples;
 use crate::table::{Cell, Row, Table};
@@ -108,7 +109,7 @@ fn measure(program: &Path, dir: &Path, vms: usize, idle: Duration) -> Result<[f6
     })?;
     let after = per_vm(private_kib(&gateway)?);
     let (before, since) = (processor_seconds(&gateway)?, Instant::now());
-    rest_for(idle);
+    footprint::rest(idle);
     let busy = processor_seconds(&gateway)? - before;
     let busy = 100.0 * busy / since.elapsed().as_secs_f64();
     let (scrape, size) = scrape(&rest)?;
@@ -128,11 +129,6 @@ fn scrape(rest: &Rest) -> Result<(f64, usize)> {
         size = reply.body.len();
     }
     Ok((times.median(), size))
-}
-
-#[expect(clippy::disallowed_methods, reason = "what happens while nothing happens is measured")]
-fn rest_for(time: Duration) {
-    thread::sleep(time);
 }
 
 fn start(program: &Path, dir: &Path, sockets: Option<&Path>) -> Result<Process> {

@@ -189,7 +189,7 @@ fn config(dir: &Path, guests: &Guests, length: Duration) -> Result<String> {
          events_kept = 1000\nguest_margin_seconds = {}\nreply_cap_bytes = 4194304\n\
          keepalive_seconds = 20\nprocess_results_seconds = 20\nupload_resume_seconds = 20\nanswers_bytes = 1048576\n\
          [timeouts]\nsession_seconds = 1\nfreeze_seconds = 2\nthaw_seconds = 3\n\
-         other_seconds = 2\nfile_seconds = 2\n\
+         other_seconds = 2\ntrim_seconds = 10\nfile_seconds = 2\n\
          [metrics]\nrefresh_seconds = 60\n\
          [[discover]]\nglob = {glob:?}\nid = \"{{stem}}\"\nlabels = {{ tier = \"found\" }}\n{outside}",
         GUEST_MARGIN.as_secs(),

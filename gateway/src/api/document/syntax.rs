@@ -1,12 +1,14 @@
 //! What the text of parameters may be, which their types do not say: each as the code that reads it has
 //! it. `scripts/api-test` sends what fits and what does not, and compares the answers.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+use crate::api::processes::signal_pattern;
 
 /// Of every operation, or of the one named; where, and the name; and what its schema has besides.
 type Rule = (Option<&'static str>, &'static str, &'static str, fn() -> Value);
 
-const RULES: [Rule; 22] = [
+const RULES: [Rule; 23] = [
     (None, "query", "timeout_seconds", || json!({"exclusiveMinimum": 0, "maximum": 3600})),
     (Some("start_process"), "query", "wait", || json!({"maximum": 3600})),
     (None, "query", "path", guest_path),
@@ -15,6 +17,7 @@ const RULES: [Rule; 22] = [
     (None, "query", "uid", number),
     (None, "query", "gid", number),
     (Some("make_directory"), "query", "kind", || json!({"enum": ["directory"]})),
+    (Some("show_file"), "query", "after", unpadded),
     (Some("show_file"), "query", "limit", || json!({"minimum": 1, "maximum": 1000})),
     (Some("list_vms"), "query", "label", || json!({"items": {"type": "string", "pattern": "="}})),
     (
@@ -64,12 +67,30 @@ fn one_tag() -> Value {
     json!({"pattern": format!("^(\\*|\"{number}-{number}-{number}-{number}\")$")})
 }
 
+/// Base64 for URLs, without the bits that stand for nothing.
+fn unpadded() -> Value {
+    let one = "[A-Za-z0-9_-]";
+    json!({"pattern": format!("^({one}{{4}})*({one}[AQgw]|{one}{{2}}[AEIMQUYcgkosw048])?$")})
+}
+
 fn event_id() -> Value {
     json!({"pattern": "^[0-9A-Fa-f]{1,16}-[0-9A-Fa-f]{1,16}$"})
 }
 
 fn output_id() -> Value {
     json!({"pattern": "^[0-9]{1,18}-[0-9]{1,18}$"})
+}
+
+/// Completes what members of bodies are made of.
+pub(super) fn complete_schemas(schemas: &mut Map<String, Value>) {
+    let forms = schemas.get_mut("SignalName").and_then(|name| name["oneOf"].as_array_mut());
+    for form in forms.into_iter().flatten() {
+        if form["type"] == "integer" {
+            add(form, &json!({"minimum": 1, "maximum": 64}));
+        } else {
+            add(form, &json!({"pattern": signal_pattern()}));
+        }
+    }
 }
 
 /// Completes the parameters of an operation. None of them can be `null`: that is no text.

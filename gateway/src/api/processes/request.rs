@@ -167,6 +167,11 @@ impl SignalName {
     }
 }
 
+/// What the name of a signal looks like.
+pub(in crate::api) fn signal_pattern() -> String {
+    format!("^(SIG)?({})$", NAMES.map(|(name, _)| name).join("|"))
+}
+
 const NAMES: [(&str, i64); 31] = [
     ("HUP", 1),
     ("INT", 2),

@@ -97,7 +97,7 @@ async fn vms_and_links_are_told_in_order_and_again_to_one_who_returns() {
 }
 
 #[tokio::test]
-async fn what_is_not_kept_any_more_is_a_gap_with_its_size() {
+async fn what_is_not_kept_any_more_is_a_gap() {
     let gateway = Gateway::configured(Agent::default(), "[limits]\nevents_kept = 3\n").await;
     gateway.wait_for(LinkState::Ready).await;
     let stream = Stream::open(gateway.ask("GET", "/events")).await;
@@ -107,7 +107,7 @@ async fn what_is_not_kept_any_more_is_a_gap_with_its_size() {
     let back = gateway.ask("GET", &format!("/events?last_event_id={}", stream.last_id));
     let mut back = Stream::open(back).await;
     let gap = back.event().await;
-    assert_eq!((&gap["kind"], &gap["data"]["missed"]), (&json!("gap"), &json!(7)));
+    assert_eq!((&gap["kind"], &gap["data"]["missed"]), (&json!("gap"), &json!(null)));
     for n in 7..10 {
         assert_eq!(back.event().await["data"]["n"], n);
     }
@@ -183,6 +183,7 @@ async fn a_client_that_reads_nothing_holds_nobody_up() {
         let event = slow.event().await;
         if event["kind"] == "gap" {
             gaps += 1;
+            assert!(event["data"]["missed"].is_u64(), "of all that it could see: {event}");
         } else {
             assert!(event["data"]["n"].as_i64() > last.as_i64());
             last = event["data"]["n"].clone();

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::agent::Agent;
+use super::agent::{Agent, Quirk};
 use super::client::Target;
 use super::events::Stream;
 use super::gateway::{BOUND, Gateway};
@@ -168,4 +168,37 @@ async fn a_key_whose_caller_has_gone_before_anything_was_sent_is_free_again() {
         }
     };
     tokio::time::timeout(BOUND, free).await.expect("in time");
+}
+
+#[tokio::test]
+async fn a_call_whose_caller_has_gone_takes_no_memory_behind_another_that_hangs() {
+    let agent = Agent::default().with("guest-fstrim", Quirk::Held);
+    let gateway = Gateway::with(agent).await;
+    let trim = tokio::spawn(gateway.ask("POST", "/vms/vm/fstrim").send());
+    let sent = async {
+        while gateway.agent.times("guest-fstrim") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, sent).await.expect("it hangs");
+    let waits = async |calls: usize| {
+        let line = format!("qga_vm_queue_depth{{vm=\"vm\"}} {calls}\n");
+        let wait = async {
+            loop {
+                let figures = gateway.ask("GET", "/metrics").send().await.body;
+                if String::from_utf8_lossy(&figures).contains(&line) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(BOUND, wait).await.expect("in time");
+    };
+    let path = "/vms/vm/commands/guest-set-time";
+    let behind = tokio::spawn(gateway.ask("POST", path).json(&json!({"arguments": {}})).send());
+    waits(1).await;
+    behind.abort();
+    waits(0).await;
+    gateway.agent.release();
+    trim.await.unwrap().expect(200);
+    assert_eq!(gateway.agent.times("guest-set-time"), 0);
 }
