@@ -360,7 +360,7 @@ impl<'a> Session<'a> {
         }
         let sent = match chunk {
             None => self.client.send(&call),
-            Some((handle, bytes)) => self.client.send_written(&call, |output| {
+            Some((handle, bytes)) => self.client.send_chunk(&call, |output| {
                 GuestFileWrite::append_arguments(output, handle, &bytes);
             }),
         };

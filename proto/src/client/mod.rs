@@ -32,8 +32,8 @@ pub use crate::reply::{ReplyError, ReplyText};
 /// The most commands in flight on one connection.
 const MAX_IN_FLIGHT: usize = 64;
 
-/// Room for output that is kept while an answer is waited for, in bytes: two parts of a file, encoded, and
-/// what a vector has beyond.
+/// Room for output that is kept between chunks of a file, in bytes: two of the gateway's, encoded, and what a
+/// vector has beyond.
 const KEPT_OUTPUT: usize = 512 << 10;
 
 /// What a client needs to know beforehand.
@@ -156,6 +156,8 @@ pub struct Client {
     events: VecDeque<ClientEvent>,
     output: Vec<u8>,
     written: usize,
+    /// The last command was a chunk of a file: there may be another.
+    expects_more: bool,
 }
 
 impl Client {
@@ -175,6 +177,7 @@ impl Client {
             events: VecDeque::new(),
             output: Vec::new(),
             written: 0,
+            expects_more: false,
         }
     }
 
@@ -191,6 +194,8 @@ impl Client {
     /// Sends a sync. Calls still in flight may be answered until the sync is.
     pub fn start_sync(&mut self, now: Instant, ids: SyncIds) {
         let handshake = Handshake::new(ids);
+        // Whoever is asked anew may be silent for long.
+        self.expects_more = false;
         handshake.write_opening(&mut self.output);
         self.phase = Phase::Syncing { handshake, deadline: now + self.config.sync_timeout };
         self.in_flight.iter_mut().for_each(|call| call.behind_sync = false);
@@ -221,16 +226,24 @@ impl Client {
     /// Sends a command. A command without success response counts as in flight until an error
     /// comes, another command is sent behind it, or its deadline passes.
     pub fn send(&mut self, call: &Call) -> Result<CallId, NotReady> {
-        self.send_written(call, |output| output.extend_from_slice(call.arguments.as_bytes()))
+        self.expects_more = false;
+        self.give_back();
+        self.write(call, |output| output.extend_from_slice(call.arguments.as_bytes()))
     }
 
-    /// As [`send`](Self::send), with the arguments that `write` appends instead of the call's own: a
-    /// chunk of a file need stand nowhere else as text.
-    pub fn send_written(
+    /// As [`send`](Self::send) for a chunk of a file, with the arguments that `write` appends instead
+    /// of the call's own: they need stand nowhere else as text. Room for two chunks stays until
+    /// another command is sent, such as the one that closes the file.
+    pub fn send_chunk(
         &mut self,
         call: &Call,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<CallId, NotReady> {
+        self.expects_more = true;
+        self.write(call, write)
+    }
+
+    fn write(&mut self, call: &Call, write: impl FnOnce(&mut Vec<u8>)) -> Result<CallId, NotReady> {
         if !self.takes(&call.name, call.pipelined) {
             return Err(NotReady);
         }
@@ -331,14 +344,13 @@ impl Client {
         }
     }
 
-    /// Room for large commands goes back once none is answered any more. Before that there may be the
-    /// next part of a file, and fresh memory costs more than to fill it.
+    /// Room for large commands goes back. For chunks of a file some stays: fresh memory costs more than
+    /// to fill it.
     fn give_back(&mut self) {
-        let waits = !self.in_flight.is_empty();
         if self.output.is_empty() {
-            self.output.shrink_to(if waits { KEPT_OUTPUT } else { 1024 });
+            self.output.shrink_to(if self.expects_more { KEPT_OUTPUT } else { 1024 });
         }
-        if !waits {
+        if self.in_flight.is_empty() {
             self.in_flight.shrink_to(0);
         }
     }
@@ -389,21 +401,23 @@ mod tests {
     use crate::command::GuestPing;
 
     #[test]
-    fn room_for_a_chunk_stays_while_an_answer_is_waited_for_and_no_longer() {
+    fn room_for_chunks_stays_until_something_else_is_sent() {
         let client = Client::new(ClientConfig::default());
         let mut client = Client { phase: Phase::Ready, echoes_id: true, ..client };
-        let call = Call::new(&GuestPing {}, Instant::now() + Duration::from_secs(1), 1024);
-        let call = Call { arguments: String::new(), ..call };
+        let ping = Call::new(&GuestPing {}, Instant::now() + Duration::from_secs(1), 1024);
+        let chunk = Call { arguments: String::new(), ..ping.clone() };
         let mut sent = Vec::new();
         for (size, kept) in [(200_000, 200_000..=KEPT_OUTPUT), (4 << 20, 1..=KEPT_OUTPUT)] {
             let write = |output: &mut Vec<u8>| output.resize(output.len() + size, b'1');
-            sent.push(client.send_written(&call, write).unwrap());
+            sent.push(client.send_chunk(&chunk, write).unwrap());
             client.consume_output(usize::MAX);
             assert!(kept.contains(&client.output.capacity()), "{}", client.output.capacity());
         }
         for id in sent {
             client.end(id, Err(ReplyError::TimedOut));
         }
+        assert!(client.output.capacity() > 1024);
+        client.send(&ping).unwrap();
         assert!(client.output.capacity() <= 1024);
     }
 }

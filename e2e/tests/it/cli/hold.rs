@@ -1,6 +1,7 @@
 //! A freeze for as long as a command runs.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use qga_e2e::sim::{Machine, Mode};
 use qga_e2e::until;
@@ -88,6 +89,23 @@ fn a_signal_ends_the_command_and_thaws() {
         ran.fails(code, &["verdict     held"]);
         assert!(machine.truth().frozen.is_none());
     }
+}
+
+/// As under nohup, whose terminal is closed.
+#[test]
+fn a_signal_that_is_ignored_ends_nothing() {
+    let Some((_host, machine, cli, dir)) = start() else { return };
+    let mut command = qga_testing::tied("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(&cli.program);
+    command.args(["freeze", "one", "--socket"]).arg(&cli.socket);
+    command.args(["--", "sh", "-c", &waits(dir.path(), 0)]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    begun(dir.path());
+    signal(&child, "-HUP");
+    go(dir.path());
+    let ran = Ran::from(child.wait_with_output().unwrap());
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "copied\n"), "{ran:?}");
+    assert!(ran.err.contains("verdict     held") && machine.truth().frozen.is_none(), "{ran:?}");
 }
 
 /// Nothing of it is left that could thaw, nor renew.

@@ -28,9 +28,11 @@ impl Cli {
         Self { program: program.to_owned(), socket }
     }
 
-    /// A command that is tied to this test, with nothing of this machine's own in its environment.
+    /// A command that is tied to this test, with nothing of this machine's own in its environment, nor
+    /// signals ignored because whoever runs the tests does.
     fn command(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
-        let mut command = tied(&self.program);
+        let mut command = tied("env");
+        command.arg("--default-signal").arg(&self.program);
         for name in ["URL", "TOKEN", "TOKEN_FILE", "CACERT", "CERT", "KEY"] {
             command.env_remove(format!("QGA_GATEWAY_{name}"));
         }

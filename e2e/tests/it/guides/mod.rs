@@ -95,8 +95,9 @@ impl Host {
     /// Runs `script` in a shell that has this host's gateway, and ends with it.
     fn bash(&self, script: &str) -> Output {
         let begun = Instant::now();
-        let done = qga_testing::tied("bash")
-            .args(["-c", &format!("{PRELUDE}\n{script}")])
+        // What whoever runs the tests ignores, bash could not trap.
+        let done = qga_testing::tied("env")
+            .args(["--default-signal", "bash", "-c", &format!("{PRELUDE}\n{script}")])
             .current_dir(&self.place)
             .env("HOME", self.path("/root"))
             .env("GATEWAY", &self.gateway)

@@ -8,7 +8,7 @@ use crate::api::processes::signal_pattern;
 /// Of every operation, or of the one named; where, and the name; and what its schema has besides.
 type Rule = (Option<&'static str>, &'static str, &'static str, fn() -> Value);
 
-const RULES: [Rule; 23] = [
+const RULES: [Rule; 27] = [
     (None, "query", "timeout_seconds", || json!({"exclusiveMinimum": 0, "maximum": 3600})),
     (Some("start_process"), "query", "wait", || json!({"maximum": 3600})),
     (None, "query", "path", guest_path),
@@ -17,6 +17,10 @@ const RULES: [Rule; 23] = [
     (None, "query", "uid", number),
     (None, "query", "gid", number),
     (Some("make_directory"), "query", "kind", || json!({"enum": ["directory"]})),
+    (Some("set_password"), "path", "name", user_name),
+    (Some("list_ssh_keys"), "path", "name", user_name),
+    (Some("replace_ssh_keys"), "path", "name", user_name),
+    (Some("change_ssh_keys"), "path", "name", user_name),
     (Some("show_file"), "query", "after", unpadded),
     (Some("show_file"), "query", "limit", || json!({"minimum": 1, "maximum": 1000})),
     (Some("list_vms"), "query", "label", || json!({"items": {"type": "string", "pattern": "="}})),
@@ -65,6 +69,11 @@ fn number() -> Value {
 fn one_tag() -> Value {
     let number = "(0|[1-9a-f][0-9a-f]{0,15})";
     json!({"pattern": format!("^(\\*|\"{number}-{number}-{number}-{number}\")$")})
+}
+
+/// No control characters; that it has at most 256 bytes, characters cannot say.
+fn user_name() -> Value {
+    json!({"pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$"})
 }
 
 /// Base64 for URLs, without the bits that stand for nothing.

@@ -379,7 +379,12 @@ impl Sent {
 
     async fn next(&mut self) -> Option<Result<bytes::Bytes, axum::Error>> {
         loop {
-            match self.0.as_mut()?.frame().await? {
+            let Some(frame) = self.0.as_mut()?.frame().await else {
+                // What has ended must not be asked again.
+                self.0 = None;
+                return None;
+            };
+            match frame {
                 Ok(frame) => {
                     if let Ok(data) = frame.into_data() {
                         return Some(Ok(data));

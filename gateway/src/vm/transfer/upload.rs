@@ -229,6 +229,8 @@ pub(super) struct Writer {
     pub(super) digests: Digests,
     pub(super) replaces: Option<FileStat>,
     sent: VecDeque<Write>,
+    /// How many may be sent at once.
+    ahead: usize,
     spare: Spare,
 }
 
@@ -237,7 +239,10 @@ impl Writer {
         let patience = Patience::new(&file.vm);
         let received = Arc::new(AtomicU64::new(at));
         let (sent, spare) = (VecDeque::with_capacity(AHEAD), Spare::default());
-        Self { file, patience, received, digests, replaces, sent, spare }
+        // An agent without extensions gets one at a time anyway, into the file itself: nothing is to
+        // be written behind a part that could not be.
+        let ahead = if file.vm.shared().has_extensions() { AHEAD } else { 1 };
+        Self { file, patience, received, digests, replaces, sent, ahead, spare }
     }
 
     pub(super) fn received(&self) -> u64 {
@@ -296,7 +301,7 @@ impl Writer {
         let mut open = true;
         while open || !self.sent.is_empty() {
             tokio::select! {
-                piece = coming.recv(), if open && self.sent.len() < AHEAD => match piece {
+                piece = coming.recv(), if open && self.sent.len() < self.ahead => match piece {
                     Some(piece) => self.send(piece).await?,
                     None => open = false,
                 },
