@@ -54,7 +54,7 @@ impl Shared {
 }
 
 /// Whether a principal may have `mine` of `most` in all while the others have that much.
-fn fits(mine: usize, others: usize, most: usize) -> bool {
+pub(crate) fn fits(mine: usize, others: usize, most: usize) -> bool {
     mine <= most.saturating_sub(others).div_ceil(2)
 }
 

@@ -15,9 +15,14 @@ use super::caller::{Caller, Shown, Vm};
 use super::document::CALL_PROBLEMS;
 use super::error::{Code, Outcome, Problem, guest, printable};
 use super::extract::{Json, Path};
+use super::file_handles::{self, Claim};
 use super::strict::StrictObject;
 use crate::rights::Invocation;
 use crate::vm::{ProcessState, VmId, foreign};
+
+/// What a command about a file's handle can run into besides.
+const HANDLE_PROBLEMS: &[Code] =
+    &[Code::FileHandleUnknown, Code::FileHandleConflict, Code::TooManyFileHandles];
 
 /// Room for what agents take in one message.
 pub(super) const MAX_COMMAND_BODY: usize = 68 << 20;
@@ -59,8 +64,9 @@ pub(super) struct CommandBody {
 /// Whatever the guest's agent offers, with the answer as it came: for commands and members that this
 /// API does not have. Commands that the agent's list does not name are not sent. Freezing, thawing,
 /// syncing and `x-guest-exec-…` have owners in the gateway and are refused here; the problem names
-/// their path. What `guest-exec` starts is one of `/vms/{id}/processes`, where its result is kept. So
-/// are names of more than 64 characters or with others than `a-z 0-9 _ -`. A command that is not
+/// their path. So are names of more than 64 characters or with others than `a-z 0-9 _ -`. What
+/// `guest-exec` starts is one of `/vms/{id}/processes`, where its result is kept; what opens a file gives a
+/// handle as `/vms/{id}/file-handles` does, and handles of the gateway's own transfers are refused. A command that is not
 /// answered on success answers `{"return": {}}`.
 #[utoipa::path(
     post,
@@ -72,7 +78,7 @@ pub(super) struct CommandBody {
     extensions(
         ("x-qga-right" = json!("raw, and the command's own unless that is observe")),
         ("x-qga-command" = json!("the one named")),
-        ("x-qga-problems" = json!(CALL_PROBLEMS)),
+        ("x-qga-problems" = json!([CALL_PROBLEMS, HANDLE_PROBLEMS].concat())),
     )
 )]
 pub(super) async fn send_command(
@@ -88,13 +94,15 @@ pub(super) async fn send_command(
     let arguments = request.arguments.text();
     permit(&caller, vm.handle.id(), info, &arguments)?;
     vm.admit(info).await?;
+    let claim = Claim::of(&caller, &vm, info, &arguments)?;
     caller.sends(info.name);
     let timed = vm.time(info);
     if let Some(value) = program(&caller, &vm, info, &arguments).await? {
         return Ok(axum::Json(CommandBody { value }).into_response());
     }
-    let reply = vm.handle.call_raw(info, arguments, vm.options(info)).await;
+    let reply = vm.handle.call_raw(info, arguments, claim.options(vm.options(info))).await;
     drop(timed);
+    claim.note(&caller, &vm, info, &reply);
     let reply = reply.map_err(|error| vm.failed(info, error))?;
     let value = reply.as_ref().map_or(&b"{}"[..], |text| text.json());
     let body = [b"{\"return\":", value, b"}"].concat();
@@ -137,7 +145,7 @@ pub(super) fn permit(
                 false => caller.authorise(vm, Right::Exec),
             }
         }
-        (right, _) => caller.authorise(vm, right),
+        _ => caller.authorise(vm, file_handles::raw_right(info, arguments)),
     }
 }
 

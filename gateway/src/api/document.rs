@@ -284,6 +284,7 @@ fn problem_response(codes: &[Code]) -> Value {
             | Code::TooManyProcesses
             | Code::TooManyTickets
             | Code::TooManyTransfers
+            | Code::TooManyFileHandles
             | Code::StateUnwritable
             | Code::GatewayBusy
             | Code::ShuttingDown => {

@@ -66,6 +66,12 @@ pub enum Code {
     IsADirectory,
     /// Something on the way is no directory.
     NotADirectory,
+    /// The caller has no file open by this handle.
+    FileHandleUnknown,
+    /// The handle was not opened for this, or whose it is will be known in a moment.
+    FileHandleConflict,
+    /// The caller has as many files open as it may.
+    TooManyFileHandles,
     /// The directory has entries.
     DirectoryNotEmpty,
     /// It is something that has no content to be had or replaced: a named pipe, a socket.
@@ -140,7 +146,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, by status.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 61] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -163,6 +169,9 @@ impl Code {
         Self::FileExists,
         Self::IsADirectory,
         Self::NotADirectory,
+        Self::FileHandleUnknown,
+        Self::FileHandleConflict,
+        Self::TooManyFileHandles,
         Self::DirectoryNotEmpty,
         Self::NotAFile,
         Self::FileBusy,
@@ -306,6 +315,15 @@ impl Code {
             Self::FileExists => (S::CONFLICT, "file_exists", "There is such a file already"),
             Self::IsADirectory => (S::CONFLICT, "is_a_directory", "It is a directory"),
             Self::NotADirectory => (S::CONFLICT, "not_a_directory", "It is no directory"),
+            Self::FileHandleUnknown => {
+                (S::NOT_FOUND, "file_handle_unknown", "You have no file open by that handle")
+            }
+            Self::FileHandleConflict => {
+                (S::CONFLICT, "file_handle_conflict", "The file handle does not allow it")
+            }
+            Self::TooManyFileHandles => {
+                (S::TOO_MANY_REQUESTS, "too_many_file_handles", "Too many files are open")
+            }
             Self::DirectoryNotEmpty => {
                 (S::CONFLICT, "directory_not_empty", "The directory is not empty")
             }

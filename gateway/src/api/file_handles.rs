@@ -1,6 +1,8 @@
 //! `/vms/{id}/file-handles`: the guest's file commands, one to one.
 
 mod arguments;
+mod held;
+mod raw;
 
 use axum::Json as Answer;
 use axum::http::{HeaderName, StatusCode, header};
@@ -12,24 +14,31 @@ use qga_proto::command::{
 use super::call_timeout::CallTimeout;
 use super::caller::{Caller, Shown};
 use super::document::CALL_PROBLEMS;
-use super::error::Problem;
+use super::error::{Code, Problem};
 use super::extract::{Json, NoBody, Path};
 use arguments::{
     FileHandle, FileHandlePath, MAX_WRITE_BODY, OpenRequest, ReadRequest, SeekRequest, WriteRequest,
 };
+use held::Opening;
+pub(super) use raw::{Claim, right as raw_right};
+
+/// What an operation on a handle can run into besides.
+const HANDLE_PROBLEMS: &[Code] = &[Code::FileHandleUnknown, Code::FileHandleConflict];
 
 /// The right that opening needs, by the request's body; that of writing if that cannot be told.
 pub(super) fn right(body: &[u8]) -> Right {
     let request = serde_json::from_slice::<OpenRequest>(body).ok();
     let checked = request.and_then(|request| request.checked().ok());
-    checked.map_or(Right::FilesWrite, |(_, right)| right)
+    checked.map_or(Right::FilesWrite, |(_, access)| access.right())
 }
 
 /// Open a file in the guest
 ///
 /// `guest-file-open`. Handles outlive connections: close them. Reading needs the right
 /// `files_read`, every other mode `files_write`. Whoever has those for some files only uses
-/// `/vms/{id}/files/content`, since a handle knows no path.
+/// `/vms/{id}/files/content`, since a handle knows no path. A handle is its opener's: others get at it with
+/// the right `raw`, and nobody at those of the gateway's own transfers. It is closed when its opener loses
+/// the right. A caller has at most `limits.transfers_vm` on a VM (429 `too_many_file_handles`).
 #[utoipa::path(
     post,
     path = "/vms/{id}/file-handles",
@@ -45,7 +54,7 @@ pub(super) fn right(body: &[u8]) -> Right {
     extensions(
         ("x-qga-right" = json!("files_read, or files_write by mode")),
         ("x-qga-command" = json!("guest-file-open")),
-        ("x-qga-problems" = json!(CALL_PROBLEMS)),
+        ("x-qga-problems" = json!([CALL_PROBLEMS, &[Code::TooManyFileHandles]].concat())),
     )
 )]
 pub(super) async fn open_file(
@@ -54,16 +63,21 @@ pub(super) async fn open_file(
     timeout: CallTimeout,
     Json(request): Json<OpenRequest>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Answer<FileHandle>), Problem> {
-    let (arguments, right) = request.checked()?;
-    caller.is_about(&arguments.path);
-    let handle = caller.vm(&id, right)?.within(timeout).call(arguments).await?;
+    let (arguments, access) = request.checked()?;
+    let path = arguments.path.clone();
+    caller.is_about(&path);
+    let vm = caller.vm(&id, access.right())?.within(timeout);
+    let place = Opening::begin(&caller, &vm, access)?;
+    let handle = vm.call(arguments).await?;
+    place.enter(&caller, &vm, handle, &path);
     let location = format!("/vms/{id}/file-handles/{handle}");
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Answer(FileHandle { handle })))
 }
 
 /// Close a file in the guest
 ///
-/// `guest-file-close`.
+/// `guest-file-close`. As of every operation on a handle that the caller has not opened: 404
+/// `file_handle_unknown`, unless it has the right `raw`.
 #[utoipa::path(
     delete,
     path = "/vms/{id}/file-handles/{handle}",
@@ -77,7 +91,7 @@ pub(super) async fn open_file(
     extensions(
         ("x-qga-right" = json!(Right::FilesRead)),
         ("x-qga-command" = json!("guest-file-close")),
-        ("x-qga-problems" = json!(CALL_PROBLEMS)),
+        ("x-qga-problems" = json!([CALL_PROBLEMS, HANDLE_PROBLEMS].concat())),
     )
 )]
 pub(super) async fn close_file(
@@ -86,12 +100,8 @@ pub(super) async fn close_file(
     timeout: CallTimeout,
     _: NoBody,
 ) -> Result<Answer<Empty>, Problem> {
-    caller
-        .vm(&id, Right::FilesRead)?
-        .within(timeout)
-        .call(GuestFileClose { handle })
-        .await
-        .map(Answer)
+    let vm = caller.vm(&id, Right::FilesRead)?.within(timeout);
+    held::call(&caller, &vm, handle, GuestFileClose { handle }).await.map(Answer)
 }
 
 /// Read from a file in the guest
@@ -117,7 +127,7 @@ pub(super) async fn close_file(
     extensions(
         ("x-qga-right" = json!(Right::FilesRead)),
         ("x-qga-command" = json!("guest-file-read")),
-        ("x-qga-problems" = json!(CALL_PROBLEMS)),
+        ("x-qga-problems" = json!([CALL_PROBLEMS, HANDLE_PROBLEMS].concat())),
     )
 )]
 pub(super) async fn read_file(
@@ -130,7 +140,7 @@ pub(super) async fn read_file(
     let vm = caller.vm(&id, Right::FilesRead)?.within(timeout);
     let mut options = vm.options(&GuestFileRead::INFO);
     options.reply_cap = bytes.div_ceil(3) * 4 + 4096;
-    vm.call_with(arguments, options).await.map(Answer)
+    held::call_with(&caller, &vm, handle, arguments, options).await.map(Answer)
 }
 
 /// Write to a file in the guest
@@ -156,7 +166,7 @@ pub(super) async fn read_file(
     extensions(
         ("x-qga-right" = json!(Right::FilesWrite)),
         ("x-qga-command" = json!("guest-file-write")),
-        ("x-qga-problems" = json!(CALL_PROBLEMS)),
+        ("x-qga-problems" = json!([CALL_PROBLEMS, HANDLE_PROBLEMS].concat())),
     )
 )]
 pub(super) async fn write_file(
@@ -167,7 +177,8 @@ pub(super) async fn write_file(
     Json(request): Json<WriteRequest, MAX_WRITE_BODY>,
 ) -> Result<Answer<FileWrite>, Problem> {
     let arguments = request.checked(handle)?;
-    caller.vm(&id, Right::FilesWrite)?.within(timeout).call(arguments).await.map(Answer)
+    let vm = caller.vm(&id, Right::FilesWrite)?.within(timeout);
+    held::call(&caller, &vm, handle, arguments).await.map(Answer)
 }
 
 /// Move a handle's position
@@ -192,7 +203,7 @@ pub(super) async fn write_file(
     extensions(
         ("x-qga-right" = json!(Right::FilesRead)),
         ("x-qga-command" = json!("guest-file-seek")),
-        ("x-qga-problems" = json!(CALL_PROBLEMS)),
+        ("x-qga-problems" = json!([CALL_PROBLEMS, HANDLE_PROBLEMS].concat())),
     )
 )]
 pub(super) async fn seek_file(
@@ -202,7 +213,8 @@ pub(super) async fn seek_file(
     Json(request): Json<SeekRequest>,
 ) -> Result<Answer<FileSeek>, Problem> {
     let arguments = request.checked(handle)?;
-    caller.vm(&id, Right::FilesRead)?.within(timeout).call(arguments).await.map(Answer)
+    let vm = caller.vm(&id, Right::FilesRead)?.within(timeout);
+    held::call(&caller, &vm, handle, arguments).await.map(Answer)
 }
 
 /// Hand buffered writes to the guest's kernel
@@ -221,7 +233,7 @@ pub(super) async fn seek_file(
     extensions(
         ("x-qga-right" = json!(Right::FilesWrite)),
         ("x-qga-command" = json!("guest-file-flush")),
-        ("x-qga-problems" = json!(CALL_PROBLEMS)),
+        ("x-qga-problems" = json!([CALL_PROBLEMS, HANDLE_PROBLEMS].concat())),
     )
 )]
 pub(super) async fn flush_file(
@@ -230,10 +242,6 @@ pub(super) async fn flush_file(
     timeout: CallTimeout,
     _: NoBody,
 ) -> Result<Answer<Empty>, Problem> {
-    caller
-        .vm(&id, Right::FilesWrite)?
-        .within(timeout)
-        .call(GuestFileFlush { handle })
-        .await
-        .map(Answer)
+    let vm = caller.vm(&id, Right::FilesWrite)?.within(timeout);
+    held::call(&caller, &vm, handle, GuestFileFlush { handle }).await.map(Answer)
 }

@@ -23,7 +23,7 @@ use super::caller::{Caller, Shown, Vm};
 use super::error::{Code, Outcome, Problem, guest};
 use super::extract::{Json, NoBody, NoQuery, Path, Query};
 use crate::rights::Invocation;
-use crate::vm::{Process, ProcessError, ProcessOrder};
+use crate::vm::{Full, Process, ProcessError, ProcessOrder};
 use body::ProcessBody;
 use request::{ProcessRequest, SignalRequest};
 
@@ -395,16 +395,7 @@ fn beyond_stock(vm: &Vm, member: &'static str) -> Problem {
 pub(super) fn failed(vm: &Vm, error: ProcessError) -> Problem {
     match error {
         ProcessError::Unsupported { member } => beyond_stock(vm, member),
-        ProcessError::TooMany { max, limit } => Problem::new(
-            Code::TooManyProcesses,
-            format!(
-                "{max} processes run already, as many as may be (limits.{limit}). Nothing was \
-                 started; try again when one of them has ended, or end one."
-            ),
-        )
-        .outcome(Outcome::NotSent, true)
-        .retry_after(10)
-        .vm(vm.handle.id()),
+        ProcessError::TooMany { max, full } => too_many(vm, max, full),
         ProcessError::Ended => {
             Problem::new(Code::ProcessConflict, "The process does not run any more.")
                 .outcome(Outcome::NotSent, false)
@@ -414,6 +405,30 @@ pub(super) fn failed(vm: &Vm, error: ProcessError) -> Problem {
             guest::call_failed(&vm.handle, command, vm.lease().is_some(), source)
         }
     }
+}
+
+fn too_many(vm: &Vm, max: usize, full: Option<Full>) -> Problem {
+    let id = vm.handle.id();
+    let why = match full {
+        None => {
+            format!("{max} processes run on VM \"{id}\", as many as may (limits.processes_per_vm)")
+        }
+        Some(Full::Everybody) => format!("{max} processes run, as many as may (limits.processes)"),
+        Some(Full::Vm) => format!(
+            "VM \"{id}\" has its share of the {max} processes that may run at once (limits.processes): the \
+             rest is kept for other VMs"
+        ),
+        Some(Full::Principal) => format!(
+            "You have your share of the {max} processes that may run at once (limits.processes): the rest \
+             is kept for others"
+        ),
+    };
+    let text =
+        format!("{why}. Nothing was started; try again when one of them has ended, or end one.");
+    Problem::new(Code::TooManyProcesses, text)
+        .outcome(Outcome::NotSent, true)
+        .retry_after(10)
+        .vm(id)
 }
 
 /// Why something could not be done to a process.

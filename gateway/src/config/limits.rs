@@ -110,7 +110,7 @@ pub struct Limits {
     pub event_subscribers: usize,
     /// Files that may be transferred at once, of all VMs.
     pub transfers: usize,
-    /// Files that may be transferred at once, of one VM.
+    /// Files that may be transferred at once, of one VM; and that one principal may have open on it.
     pub transfers_vm: usize,
     /// How long a transfer waits for a guest that is frozen or paused.
     #[serde(rename = "transfer_pause_seconds", deserialize_with = "fields::seconds")]

@@ -17,6 +17,7 @@ pub(super) use super::call::{CallError, CallOptions};
 use super::capabilities::Capabilities;
 use super::counters::CountersSnapshot;
 use super::link::{LinkState, LinkStatus};
+use super::open_files::OpenFiles;
 pub(super) use super::pending::{Arguments, Pending, Work};
 use super::reads::outdates;
 use super::settings::Settings;
@@ -77,6 +78,11 @@ impl VmHandle {
     /// What the agent said that it can do when it was last asked unfrozen.
     pub fn capabilities(&self) -> Option<Arc<Capabilities>> {
         lock(&self.0.capabilities).clone()
+    }
+
+    /// Whose the files are that are open in the guest.
+    pub(crate) fn open_files(&self) -> &OpenFiles {
+        &self.0.open_files
     }
 
     /// How many calls wait for the wire.
@@ -228,6 +234,7 @@ impl VmHandle {
     /// Ends the actor; calls that wait fail.
     pub(crate) fn close(&self) {
         self.0.closed.store(true, Ordering::Relaxed);
+        self.0.open_files.empty();
         self.0.wake.notify_one();
         if let Some(monitor) = &self.0.qmp {
             monitor.nudge();

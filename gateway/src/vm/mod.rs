@@ -21,6 +21,7 @@ mod id;
 mod incarnation;
 mod lease;
 mod link;
+mod open_files;
 mod pending;
 mod power;
 mod processes;
@@ -31,6 +32,7 @@ mod refresh;
 mod registry;
 mod session;
 mod settings;
+mod share;
 mod signs;
 mod sock_diag;
 mod sock_table;
@@ -62,6 +64,7 @@ pub use lease::{
     Guard, InvalidLeaseId, Lease, LeaseId, LeaseState, Member, Order, Policy, ThawCause, Verdict,
 };
 pub use link::{LinkState, LinkStatus};
+pub(crate) use open_files::{Access, OpenFile, OpenFiles, Opening, TooManyOpen, Whose};
 pub use power::PowerOrder;
 pub use processes::{
     Input, InputError, InputWriter, OutputReader, Piece, Process, ProcessError, ProcessOrder,
@@ -71,5 +74,6 @@ pub use reads::Snapshot;
 pub(crate) use reads::translate;
 pub use refresh::refresh_guests;
 pub use registry::Registry;
+pub use share::Full;
 pub use sock_table::Holder;
 pub(crate) use sock_table::SocketTable;

@@ -31,12 +31,12 @@ use qga_proto::command::{
 use tokio::time::sleep;
 
 use self::process::{Start, Way, kept};
-use self::table::{EXTENSION, Full, STOCK};
+use self::table::{EXTENSION, NoRoom, STOCK};
 use super::call::{CallError, CallOptions};
 use super::capabilities::CommandState;
 use super::handle::VmHandle;
 use crate::principal::Principal;
-use crate::vm::LinkState;
+use crate::vm::{Full, LinkState};
 
 pub use input::{InputError, InputWriter};
 pub use order::ProcessOrder;
@@ -53,13 +53,13 @@ pub enum ProcessError {
         /// What of the order it is.
         member: &'static str,
     },
-    /// As many processes are known as may be.
-    #[error("{max} processes are known (limits.{limit})")]
+    /// As many processes run as may.
+    #[error("{max} processes are all that there may be")]
     TooMany {
         /// How many.
         max: usize,
-        /// Which limit says so.
-        limit: &'static str,
+        /// Who has as many as that, or as its share of that; none for the VM's own limit.
+        full: Option<Full>,
     },
     /// The process has ended, or is lost.
     #[error("the process does not run")]
@@ -74,9 +74,9 @@ pub enum ProcessError {
     },
 }
 
-impl From<Full> for ProcessError {
-    fn from(full: Full) -> Self {
-        Self::TooMany { max: full.max, limit: full.limit }
+impl From<NoRoom> for ProcessError {
+    fn from(NoRoom { max, full }: NoRoom) -> Self {
+        Self::TooMany { max, full }
     }
 }
 
@@ -148,7 +148,7 @@ impl VmHandle {
     ) -> Result<Arc<Process>, ProcessError> {
         let processes = &self.settings().processes;
         let limits = self.settings().limits();
-        let place = processes.reserve(self.id(), &limits)?;
+        let place = processes.reserve(self.id(), Some(&owner), &limits)?;
         let started = self.call(order.extension(), options).await.map_err(failed::<XExecStart>)?;
         for other in processes.list(self.id(), &limits) {
             if matches!(&other.way, Way::Extension { instance, .. } if *instance != started.agent_instance)
@@ -199,7 +199,7 @@ impl VmHandle {
     ) -> Result<Arc<Process>, ProcessError> {
         let processes = &self.settings().processes;
         let limits = self.settings().limits();
-        let place = processes.reserve(self.id(), &limits)?;
+        let place = processes.reserve(self.id(), Some(&owner), &limits)?;
         let reply = self.call_raw(const { &GuestExec::INFO }, arguments, options).await;
         let reply = reply.map_err(failed::<GuestExec>)?;
         let bad = |reason: String| failed::<GuestExec>(CallError::BadReply { reason });
@@ -263,7 +263,7 @@ impl VmHandle {
             if processes.list(self.id(), &limits).len() >= limits.processes_per_vm {
                 break;
             }
-            let Ok(place) = processes.reserve(self.id(), &limits) else { break };
+            let Ok(place) = processes.reserve(self.id(), None, &limits) else { break };
             let process = processes.enter(self.id(), self.found(way, &program));
             drop(place);
             process.stands(&program);

@@ -45,6 +45,20 @@ impl Caller {
         }))
     }
 
+    /// Returns once the caller would not be let in any more, or has lost the right to all of the VM: for
+    /// what it leaves behind in the guest.
+    pub(crate) fn loses(
+        &self,
+        vm: &VmHandle,
+        right: Right,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let (authority, identity) = (self.app.authority.clone(), self.identity().clone());
+        let mut watch = authority.watch(self.proof.bearer.clone());
+        let vm = vm.clone();
+        let may = move || authority.allow(&identity, right, target(&vm, &vm.labels()));
+        async move { watch.until(may).await }
+    }
+
     /// Refuses, as a new request, one that has taken its time.
     pub(crate) fn still(
         &self,

@@ -4,8 +4,8 @@ use qga_proto::QgaError;
 use qga_proto::command::{Command as _, CommandInfo, XFileCommit, XFileCreate};
 
 use super::{Code, Outcome, Problem, guest, printable};
-use crate::vm::VmHandle;
 use crate::vm::transfer::TransferError;
+use crate::vm::{Full, VmHandle};
 
 /// The problem of a file command whose agent names the kernel's error.
 pub(super) fn by_errno(vm: &VmHandle, info: &CommandInfo, error: &QgaError) -> Option<Problem> {
@@ -132,21 +132,24 @@ pub(crate) fn transfer_failed(vm: &VmHandle, frozen: bool, error: TransferError)
             format!("This upload to VM \"{id}\" was broken off: {error}."),
         )
         .outcome(Outcome::Failed, true),
-        TransferError::TooMany { limit, everywhere } => {
-            let (which, setting) = match everywhere {
-                true => ("in all".to_owned(), "transfers"),
-                false => (format!("of VM \"{id}\""), "transfers_vm"),
-            };
-            Problem::new(
-                Code::TooManyTransfers,
-                format!(
-                    "{limit} files {which} are transferred already, as many as limits.{setting} \
-                     in the gateway's configuration allows. Nothing was sent."
-                ),
-            )
-            .outcome(Outcome::NotSent, true)
-            .retry_after(2)
-        }
+        TransferError::TooMany { limit, full } => too_many(match full {
+            Full::Everybody => format!(
+                "{limit} files are transferred already, as many as limits.transfers in the gateway's \
+                 configuration allows"
+            ),
+            Full::Vm => format!(
+                "VM \"{id}\" has its share of the {limit} files that may be transferred at once \
+                 (limits.transfers): the rest is kept for other VMs"
+            ),
+            Full::Principal => format!(
+                "You have your share of the {limit} files that may be transferred at once \
+                 (limits.transfers): the rest is kept for others"
+            ),
+        }),
+        TransferError::TooManyOfVm { limit } => too_many(format!(
+            "{limit} files of VM \"{id}\" are transferred already, as many as limits.transfers_vm in \
+             the gateway's configuration allows"
+        )),
         TransferError::Stopping => Problem::new(
             Code::ShuttingDown,
             format!("The gateway is stopping, and moves no more files of VM \"{id}\"."),
@@ -160,4 +163,10 @@ pub(crate) fn transfer_failed(vm: &VmHandle, frozen: bool, error: TransferError)
         .outcome(Outcome::Unknown, false),
     };
     problem.vm(id)
+}
+
+fn too_many(why: String) -> Problem {
+    Problem::new(Code::TooManyTransfers, why + ". Nothing was sent.")
+        .outcome(Outcome::NotSent, true)
+        .retry_after(2)
 }

@@ -3,13 +3,14 @@
 use base64_simd::STANDARD;
 use qga_proto::base64::Base64Text;
 use qga_proto::command::{
-    GuestFileOpen, GuestFileRead, GuestFileSeek, GuestFileWrite, MAX_READ_COUNT, Right, Whence,
+    GuestFileOpen, GuestFileRead, GuestFileSeek, GuestFileWrite, MAX_READ_COUNT, Whence,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 
 use crate::api::error::Problem;
+use crate::vm::Access;
 
 /// Agents take 64 MiB of JSON text in one message, base64 needs a third more than its bytes, and
 /// the envelope a little.
@@ -108,22 +109,20 @@ impl SeekRequest {
 }
 
 impl OpenRequest {
-    /// The arguments, and the right that the mode asks for.
-    pub(super) fn checked(self) -> Result<(GuestFileOpen, Right), Problem> {
+    /// The arguments, and what the file is opened for.
+    pub(super) fn checked(self) -> Result<(GuestFileOpen, Access), Problem> {
         if self.path.is_empty() || self.path.len() > 32767 || self.path.contains('\0') {
             return Err(Problem::bad_member("path", "must be 1 to 32767 bytes and hold no NUL"));
         }
-        let right = match self.mode.as_deref() {
-            None | Some("r" | "rb") => Right::FilesRead,
-            Some(mode) if MODES.contains(&mode) => Right::FilesWrite,
-            Some(_) => {
-                return Err(Problem::bad_member(
-                    "mode",
-                    format_args!("must be one of {}", MODES.join(", ")),
-                ));
-            }
-        };
-        Ok((GuestFileOpen { path: self.path, mode: self.mode }, right))
+        let mode = self.mode.as_deref();
+        if mode.is_some_and(|mode| !MODES.contains(&mode)) {
+            return Err(Problem::bad_member(
+                "mode",
+                format_args!("must be one of {}", MODES.join(", ")),
+            ));
+        }
+        let access = Access::of_mode(mode);
+        Ok((GuestFileOpen { path: self.path, mode: self.mode }, access))
     }
 }
 

@@ -143,7 +143,7 @@ async fn read(
         vm.needs_text(path)?;
     }
     vm.sends(info.name);
-    let opened = Opened::open(&vm.handle, path, &beneath, stat).await;
+    let opened = Opened::open(&vm.handle, caller.principal(), path, &beneath, stat).await;
     let opened = opened.map_err(|error| vm.transfer_failed(error))?;
     let answer = download::answer(&vm, path, opened, headers, with_body).await?;
     let (handle, path) = (vm.handle.clone(), path.clone());

@@ -179,7 +179,7 @@ pub(super) async fn carry_out(
     let extended = plan.beneath.is_held()
         || vm.offers(&XFileCreate::INFO).await? && vm.offers(&XFileCommit::INFO).await?;
     if plan.query.in_place || !extended {
-        in_place(vm, plan, body, extended).await
+        in_place(vm, principal, plan, body, extended).await
     } else {
         whole(vm, principal, plan, body).await
     }
@@ -240,7 +240,13 @@ async fn whole(
 }
 
 /// A file that is written where it is.
-async fn in_place(vm: &Vm, plan: Plan, body: &mut Sent, extended: bool) -> Result<Done, Problem> {
+async fn in_place(
+    vm: &Vm,
+    principal: &Principal,
+    plan: Plan,
+    body: &mut Sent,
+    extended: bool,
+) -> Result<Done, Problem> {
     let Plan { query, place, .. } = &plan;
     if !extended && let Some(what) = plan.beyond_stock() {
         return Err(vm.stock_cannot(what));
@@ -255,8 +261,16 @@ async fn in_place(vm: &Vm, plan: Plan, body: &mut Sent, extended: bool) -> Resul
     }
     begin(vm, if extended { &XFileOpen::INFO } else { &GuestFileOpen::INFO }).await?;
     let digests = plan.digests.clone();
-    let upload =
-        Upload::in_place(&vm.handle, &query.path, place.first, &plan.beneath, how, digests).await;
+    let upload = Upload::in_place(
+        &vm.handle,
+        principal,
+        &query.path,
+        place.first,
+        &plan.beneath,
+        how,
+        digests,
+    )
+    .await;
     let upload = upload.map_err(|error| vm.transfer_failed(error))?;
     let sent = body.pass_to(&upload, *place).await;
     sent.map_err(|problem| problem.written(upload.written()))?;

@@ -19,6 +19,7 @@ use crate::vm::capabilities::Capabilities;
 use crate::vm::counters::Counters;
 use crate::vm::events::{Event, EventKind};
 use crate::vm::link::{Link, LinkState};
+use crate::vm::open_files::OpenFiles;
 use crate::vm::pending::{Pending, Work};
 use crate::vm::qmp::Monitor;
 use crate::vm::queue::Queue;
@@ -48,6 +49,8 @@ pub(crate) struct Vm {
     pub(in crate::vm) signs: Signs,
     queue: Mutex<Queue<Box<Pending>>>,
     pub(super) capabilities: Mutex<Option<Arc<Capabilities>>>,
+    /// Whose the handles of files are that are open in the guest.
+    pub(crate) open_files: OpenFiles,
     /// When they were last asked for out of turn.
     renewed: Mutex<Option<Instant>>,
     /// Wakes the actor: a call, a socket that may have appeared, or the end.
@@ -96,6 +99,7 @@ impl Vm {
             signs: Signs::default(),
             queue: Mutex::new(Queue::default()),
             capabilities: Mutex::default(),
+            open_files: OpenFiles::default(),
             renewed: Mutex::default(),
             wake: Notify::new(),
             kicked: AtomicBool::new(false),
@@ -153,9 +157,11 @@ impl Vm {
         self.settings.events.publish(event.with("reason", link.reason.as_deref().map(printable)));
     }
 
-    /// Something that spoils what is believed of the guest, seen elsewhere than on the link.
+    /// Something that spoils what is believed of the guest, seen elsewhere than on the link: whatever
+    /// its agent had open it has not any more.
     pub(in crate::vm) fn upset(&self, kind: EventKind, what: &'static str) {
         self.disrupted(what);
+        self.open_files.empty();
         tracing::info!(vm.id = %self.id, "{}: {what}", self.id);
         self.settings.events.publish(Event::new(kind).vm(&self.id).with("reason", what));
     }

@@ -30,6 +30,7 @@ impl Session<'_> {
         }
         let gone = news.ended.or_else(|| news.closed.then_some(Sign::PortClosed));
         if let Some(sign) = gone {
+            self.vm.open_files.empty();
             // What was sent and has not been read would be run by the next agent, at a time that
             // nobody knows. QEMU drops it with the connection.
             if self.client.in_flight() > 0 {

@@ -12,6 +12,7 @@ use super::slots::Slot;
 use crate::vm::call::{CallError, CallOptions};
 use crate::vm::handle::VmHandle;
 use crate::vm::incarnation::Incarnation;
+use crate::vm::open_files::Own;
 
 /// For how long a handle is tried to be closed: a guest can be frozen or gone for a while.
 const BOUND: Duration = Duration::from_secs(600);
@@ -29,6 +30,8 @@ pub(super) struct GuestFile {
     incarnation: Option<Incarnation>,
     /// Absent once there is nothing to be closed.
     slot: Option<Slot>,
+    /// Keeps the handle from everybody else, until it is closed.
+    own: Option<Own>,
     /// Of one that is written where it is.
     place: Option<Place>,
 }
@@ -43,12 +46,16 @@ impl GuestFile {
     ) -> Result<(Self, C::Return), TransferError> {
         let (disruptions, incarnation) = (vm.disruptions(), vm.incarnation());
         let options = CallOptions { unless_disrupted: Some(disruptions), ..vm.options(&C::INFO) };
+        let mut own = Own::opening(vm);
         let opened = vm.call(open, options).await.map_err(TransferError::call(&C::INFO))?;
         let handle = handle(&opened);
+        own.is(handle);
         let vm = vm.clone();
         // On a first connection it becomes known only by the call.
         let incarnation = incarnation.or_else(|| vm.incarnation());
-        Ok((Self { vm, handle, disruptions, incarnation, slot: Some(slot), place: None }, opened))
+        let (slot, own) = (Some(slot), Some(own));
+        let file = Self { vm, handle, disruptions, incarnation, slot, own, place: None };
+        Ok((file, opened))
     }
 
     /// Nobody else may write to this file in the way of `place`, until it is closed.
@@ -170,6 +177,7 @@ impl Drop for GuestFile {
             disruptions: self.disruptions,
             incarnation: self.incarnation,
             slot: None,
+            own: self.own.take(),
             place,
         };
         // Without a runtime the process is at its end.

@@ -13,6 +13,7 @@ use super::closing::GuestFile;
 use super::patience::Patience;
 use super::slots::Transfers;
 use super::{AHEAD, Beneath, GuestPath, PART, TransferError, detached};
+use crate::principal::Principal;
 use crate::vm::handle::VmHandle;
 
 /// A file that is open to be read.
@@ -31,11 +32,12 @@ impl Opened {
     /// Opens a file; `stat` by an agent that can tell about it.
     pub(crate) async fn open(
         vm: &VmHandle,
+        owner: &Principal,
         path: &GuestPath,
         beneath: &Beneath,
         stat: bool,
     ) -> Result<Self, TransferError> {
-        let slot = Transfers::begin(vm)?;
+        let slot = Transfers::begin(vm, owner)?;
         let (vm, path, beneath) = (vm.clone(), path.clone(), beneath.argument());
         detached(async move {
             if stat {

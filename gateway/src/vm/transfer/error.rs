@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use qga_proto::command::{CommandInfo, FileKind};
 
+use crate::vm::Full;
 use crate::vm::call::CallError;
 
 /// Why a transfer ends before its end.
@@ -52,8 +53,11 @@ pub(crate) enum TransferError {
     #[error("another request goes on with it")]
     TakenOver,
     /// As many transfers are under way as may be.
+    #[error("{limit} transfers are all that there may be")]
+    TooMany { limit: usize, full: Full },
+    /// As many of this VM as may be.
     #[error("{limit} transfers are under way")]
-    TooMany { limit: usize, everywhere: bool },
+    TooManyOfVm { limit: usize },
     /// Somebody else writes to that file where it is, or what was sent to it before may still come.
     #[error("an earlier upload to that file was not closed in the guest within {} s", after.as_secs())]
     InUse { after: Duration },

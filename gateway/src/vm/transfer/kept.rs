@@ -22,6 +22,7 @@ use super::{Beneath, Digests, GuestPath, TransferError};
 use crate::principal::Principal;
 use crate::vm::VmId;
 use crate::vm::handle::VmHandle;
+use crate::vm::share::{Own, Taken};
 
 /// How long an upload that is taken over may take to be put aside: its last chunks are answered.
 const HAND_OVER: Duration = Duration::from_secs(35);
@@ -132,6 +133,16 @@ pub(super) async fn take(
 }
 
 impl Uploads {
+    /// What is kept, of everybody and of this one's principal and VM.
+    fn kept_beside(&self, key: &UploadKey) -> Taken {
+        let mut taken = Taken { principal: Some(Own::default()), ..Taken::default() };
+        let kept = self.by_key.iter().filter(|(_, (_, s))| matches!(s, State::Kept { .. }));
+        for (other, _) in kept {
+            taken.add(other.vm == key.vm, other.principal == key.principal);
+        }
+        taken
+    }
+
     /// Nothing, if it has to be waited for.
     fn take(
         &mut self,
@@ -185,8 +196,8 @@ impl Claim {
         let limits = self.vm.settings().limits();
         let transfers = &self.vm.settings().transfers;
         let mut uploads = transfers.kept.lock();
-        let kept = uploads.by_key.values().filter(|(_, s)| matches!(s, State::Kept { .. })).count();
-        let room = kept < limits.uploads_kept && !transfers.stopping().is_cancelled();
+        let room = uploads.kept_beside(&self.key).room(limits.uploads_kept).is_ok()
+            && !transfers.stopping().is_cancelled();
         if !room || writer.received() == 0 || !writer.file.rest() {
             return;
         }

@@ -11,8 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::TransferError;
 use super::kept::Kept;
 use super::places::Places;
+use crate::principal::Principal;
 use crate::vm::VmId;
 use crate::vm::handle::VmHandle;
+use crate::vm::share::{Own, Taken};
 
 /// Handles that are being closed on one VM. A guest that does not let them go has its own bound.
 const MOST_CLOSING: usize = 64;
@@ -30,7 +32,7 @@ pub(crate) struct Transfers {
 #[derive(Debug, Default)]
 struct Counts {
     /// Transfers under way.
-    all: usize,
+    open: Vec<(VmId, Principal)>,
     vms: HashMap<VmId, Count>,
 }
 
@@ -44,28 +46,34 @@ struct Count {
 #[derive(Debug)]
 pub(super) struct Slot {
     vm: VmHandle,
+    owner: Principal,
     closing: bool,
 }
 
 impl Transfers {
-    /// Room for one more transfer on this VM.
-    pub(super) fn begin(vm: &VmHandle) -> Result<Slot, TransferError> {
+    /// Room for one more transfer on this VM, of this principal's.
+    pub(super) fn begin(vm: &VmHandle, owner: &Principal) -> Result<Slot, TransferError> {
         let transfers = &vm.settings().transfers;
         if transfers.stopping.is_cancelled() {
             return Err(TransferError::Stopping);
         }
         let limits = vm.settings().limits();
         let mut counts = transfers.lock();
-        if counts.all >= limits.transfers {
-            return Err(TransferError::TooMany { limit: limits.transfers, everywhere: true });
+        let by_vm = counts.vms.get(vm.id()).map_or(0, |count| count.open);
+        if by_vm >= limits.transfers_vm {
+            return Err(TransferError::TooManyOfVm { limit: limits.transfers_vm });
         }
-        let count = counts.vms.entry(vm.id().clone()).or_default();
-        if count.open >= limits.transfers_vm {
-            return Err(TransferError::TooMany { limit: limits.transfers_vm, everywhere: false });
+        let mut taken = Taken { principal: Some(Own::default()), ..Taken::default() };
+        for (id, other) in &counts.open {
+            taken.add(id == vm.id(), other == owner);
         }
-        count.open += 1;
-        counts.all += 1;
-        Ok(Slot { vm: vm.clone(), closing: false })
+        taken
+            .room(limits.transfers)
+            .map_err(|full| TransferError::TooMany { limit: limits.transfers, full })?;
+        counts.vms.entry(vm.id().clone()).or_default().open += 1;
+        counts.open.push((vm.id().clone(), owner.clone()));
+        drop(counts);
+        Ok(Slot { vm: vm.clone(), owner: owner.clone(), closing: false })
     }
 
     /// Cancelled when transfers are to end.
@@ -91,6 +99,15 @@ impl Transfers {
     }
 }
 
+impl Counts {
+    /// A transfer of this principal's is over.
+    fn ended(&mut self, vm: &VmId, owner: &Principal) {
+        if let Some(at) = self.open.iter().position(|(id, who)| id == vm && who == owner) {
+            self.open.swap_remove(at);
+        }
+    }
+}
+
 impl Slot {
     /// The transfer is over, and only its handle is left. False: too many are, it is given up.
     pub(super) fn close(&mut self) -> bool {
@@ -104,7 +121,8 @@ impl Slot {
         }
         count.open -= 1;
         count.closing += 1;
-        counts.all -= 1;
+        counts.ended(self.vm.id(), &self.owner);
+        drop(counts);
         self.closing = true;
         true
     }
@@ -126,7 +144,7 @@ impl Drop for Slot {
             }
         }
         if !self.closing {
-            counts.all -= 1;
+            counts.ended(id, &self.owner);
         }
         drop(counts);
         transfers.fewer.notify_waiters();

@@ -27,6 +27,7 @@ use super::patience::Patience;
 use super::slots::Transfers;
 use super::spare::Spare;
 use super::{AHEAD, Beneath, Digests, GuestPath, TransferError, UploadKey, detached};
+use crate::principal::Principal;
 use crate::vm::call::CallError;
 use crate::vm::handle::VmHandle;
 
@@ -101,7 +102,7 @@ impl Upload {
         key: UploadKey,
         digests: Digests,
     ) -> Result<Self, TransferError> {
-        let slot = Transfers::begin(vm)?;
+        let slot = Transfers::begin(vm, &key.principal)?;
         let (vm, path) = (vm.clone(), path.clone());
         detached(async move {
             let (path, path_b64) = path.members();
@@ -118,13 +119,14 @@ impl Upload {
     /// Begins to write a file where it is, from `offset` on.
     pub(crate) async fn in_place(
         vm: &VmHandle,
+        owner: &Principal,
         path: &GuestPath,
         offset: u64,
         beneath: &Beneath,
         how: InPlace,
         digests: Digests,
     ) -> Result<Self, TransferError> {
-        let slot = Transfers::begin(vm)?;
+        let slot = Transfers::begin(vm, owner)?;
         let place = vm.settings().transfers.places.enter(vm.id(), path, how).await?;
         let (vm, path, beneath) = (vm.clone(), path.clone(), beneath.argument());
         detached(async move {
@@ -158,7 +160,7 @@ impl Upload {
         offset: u64,
         digests: &Digests,
     ) -> Result<Self, TransferError> {
-        let slot = Transfers::begin(vm)?;
+        let slot = Transfers::begin(vm, &key.principal)?;
         let mut writer = kept::take(vm, &key, offset, digests).await?;
         detached(async move {
             if !writer.file.resume(slot) {

@@ -21,6 +21,7 @@ mod files;
 mod freeze;
 pub(crate) mod gateway;
 mod groups;
+mod handles;
 mod idempotency;
 mod kept;
 mod limited;

@@ -35,7 +35,7 @@ async fn partial(gateway: &Gateway, path: &str) -> Option<u64> {
 }
 
 /// Sends the head and the first bytes of a PUT, and nothing more until it is dropped.
-async fn begin(gateway: &Gateway, path: &str, total: usize, bytes: &[u8]) -> UnixStream {
+pub(super) async fn begin(gateway: &Gateway, path: &str, total: usize, bytes: &[u8]) -> UnixStream {
     let Target::Unix(socket) = &gateway.unix else { unreachable!("a Unix socket") };
     let mut stream = UnixStream::connect(socket).await.unwrap();
     let head = format!(

@@ -1,6 +1,7 @@
 //! VMs over real sockets: a fake QEMU that serves one client at a time, agents behind it that
 //! answer as told, and the real `qemu-ga`.
 
+mod away;
 mod client_mode;
 mod defects;
 mod discovery;
