@@ -312,9 +312,9 @@ mod tests {
         let (ann, bob) = (who("token:ann"), who("token:bob"));
         let got = ["a", "b", "c", "d", "e"].map(|id| greedy(&table, &vm(id), &ann, &limits));
         assert_eq!(got, [64, 32, 16, 8, 4]);
-        assert_eq!(greedy(&table, &vm("f"), &bob, &limits), 33);
         let full = table.reserve(&vm("a"), Some(&ann), &limits).map(drop).expect_err("its share");
         assert_eq!((full.max, full.full), (256, Some(Full::Vm)));
+        assert_eq!(greedy(&table, &vm("f"), &bob, &limits), 33);
     }
 
     #[test]

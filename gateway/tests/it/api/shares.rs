@@ -8,10 +8,13 @@ use tokio::net::TcpStream;
 
 use super::agent::{Agent, Quirk};
 use super::client::Target;
+use super::downloads::{self, eventually};
 use super::events::Stream;
+use super::file_agent::FileAgent;
 use super::gateway::{BOUND, Gateway};
 use super::rights::{grant, lacks_right, token, with};
 use super::shut_out::{VM, rules};
+use super::uploads::begin;
 
 const PING: &str = "/vms/vm/commands/guest-ping";
 
@@ -201,4 +204,26 @@ async fn a_call_whose_caller_has_gone_takes_no_memory_behind_another_that_hangs(
     gateway.agent.release();
     trim.await.unwrap().expect(200);
     assert_eq!(gateway.agent.times("guest-set-time"), 0);
+}
+
+#[tokio::test]
+async fn who_transfers_as_much_as_it_may_leaves_room_for_others() {
+    let agent = FileAgent::new(true);
+    agent.put("/f", b"content");
+    let config = token("other") + &grant("other", &["files_read"], VM);
+    let gateway = downloads::gateway(&agent, &(config + "[limits]\ntransfers = 4\n")).await;
+    // It goes on for as long as its sender likes.
+    let upload = begin(&gateway, "/up", 10, b"half").await;
+    eventually("it begins", || agent.ran("x-guest-file-create") > 0).await;
+    let problem = downloads::get(&gateway, "/f").send().await.problem(429, "too_many_transfers");
+    assert!(problem["detail"].as_str().unwrap().contains("its share of the 4 files"), "{problem}");
+    let ask = gateway.ask_tcp("GET", &downloads::content("/f"));
+    assert_eq!(&*with(ask, "other").send().await.body, b"content");
+    drop(upload);
+    let again = async {
+        while downloads::get(&gateway, "/f").send().await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, again).await.expect("a place that is given back");
 }
