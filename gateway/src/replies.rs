@@ -196,7 +196,7 @@ impl Table {
         fingerprint: &str,
     ) -> Result<Met, BeginError> {
         let mut rows = self.rows();
-        self.forget_old(&mut rows, 0);
+        self.forget_old(&mut rows, None);
         if let Some(row) = rows.get(name) {
             return Ok(match (&row.in_hand, &row.reply) {
                 _ if row.fingerprint != fingerprint => Met::Settled(Begun::Other),
@@ -208,7 +208,7 @@ impl Table {
         let max = self.registry.limits().idempotency_keys;
         // Who has everything in hand would leave nobody a place, however many answers can go.
         let part = self.shared.take(owner, 1, max).ok_or(BeginError::Full { max })?;
-        self.forget_old(&mut rows, 1);
+        self.forget_old(&mut rows, Some(owner));
         if rows.len() >= max {
             return Err(BeginError::Full { max });
         }
@@ -223,8 +223,8 @@ impl Table {
         Ok(Met::First(InHand { table: self.clone(), name, went: false, _part: part, _done: done }))
     }
 
-    /// Makes room for `more`. What is in hand stays.
-    fn forget_old(&self, rows: &mut Rows, more: usize) {
+    /// Makes room for one more of `comes`. What is in hand stays.
+    fn forget_old(&self, rows: &mut Rows, comes: Option<&Principal>) {
         let max = self.registry.limits().idempotency_keys;
         let now = now();
         // A clock that was set back makes nothing old.
@@ -233,8 +233,10 @@ impl Table {
             () if rows.oldest_settled().is_some_and(|(row, _)| old(row)) => {
                 rows.oldest_settled().map(|(_, name)| name)
             }
-            () if rows.len() + more > max => rows.oldest_of(Most::Rows),
-            () if rows.bytes() > MAX_BYTES => rows.oldest_of(Most::Bytes),
+            () if rows.len() + usize::from(comes.is_some()) > max => {
+                rows.oldest_of(Most::Rows, comes)
+            }
+            () if rows.bytes() > MAX_BYTES => rows.oldest_of(Most::Bytes, comes),
             () => None,
         };
         while let Some(name) = next(rows) {

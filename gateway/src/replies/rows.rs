@@ -107,15 +107,16 @@ impl Rows {
     }
 
     /// The oldest of who has most of all: answers give way to others' by who keeps how many, so that
-    /// nobody's young ones go for what somebody else sends without end.
-    pub(super) fn oldest_of(&self, most: Most) -> Option<Arc<str>> {
-        let settled = self.by_owner.values().filter_map(|owned| {
+    /// nobody's young ones go for what somebody else sends without end. One more `comes`, and counts
+    /// where as many rows are kept.
+    pub(super) fn oldest_of(&self, most: Most, comes: Option<&Principal>) -> Option<Arc<str>> {
+        let settled = self.by_owner.iter().filter_map(|(owner, owned)| {
             let (_, name) = self.settled(&owned.by_age)?;
             let much = match most {
                 Most::Rows => owned.by_age.len(),
                 Most::Bytes => owned.bytes,
             };
-            Some((much, name))
+            Some(((much, comes == Some(owner)), name))
         });
         settled.max_by_key(|(much, _)| *much).map(|(_, name)| name)
     }
@@ -149,9 +150,9 @@ mod tests {
         for n in 0..5 {
             rows.enter(format!("many {n}").into(), row("many", 1));
         }
-        assert_eq!(rows.oldest_of(Most::Bytes).as_deref(), Some("old"));
+        assert_eq!(rows.oldest_of(Most::Bytes, None).as_deref(), Some("old"));
         for n in 0..4 {
-            let oldest = rows.oldest_of(Most::Rows).expect("there are some");
+            let oldest = rows.oldest_of(Most::Rows, None).expect("there are some");
             assert_eq!(&*oldest, format!("many {n}"));
             rows.remove(&oldest);
         }
@@ -163,13 +164,26 @@ mod tests {
     }
 
     #[test]
+    fn of_two_that_have_as_many_the_one_that_comes_with_more_gives_way() {
+        for _ in 0..20 {
+            let mut rows = Rows::default();
+            rows.enter("ann".into(), row("ann", 0));
+            rows.enter("bob".into(), row("bob", 0));
+            for name in ["ann", "bob"] {
+                let comes = Principal::new(name);
+                assert_eq!(rows.oldest_of(Most::Rows, Some(&comes)).as_deref(), Some(name));
+            }
+        }
+    }
+
+    #[test]
     fn what_is_in_hand_stays() {
         let mut rows = Rows::default();
         let (_held, in_hand) = watch::channel(());
         rows.enter("held".into(), Row { reply: None, in_hand: Some(in_hand), ..row("many", 0) });
         rows.enter("many".into(), row("many", 0));
         rows.enter("few".into(), row("few", 0));
-        assert_eq!(rows.oldest_of(Most::Rows).as_deref(), Some("many"));
+        assert_eq!(rows.oldest_of(Most::Rows, None).as_deref(), Some("many"));
         rows.answer("held", row("", 7).reply.expect("one"));
         assert_eq!(rows.bytes(), 7);
     }
