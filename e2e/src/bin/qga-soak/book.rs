@@ -42,6 +42,8 @@ struct Pages {
     due: VecDeque<(Instant, String)>,
     ends: BTreeMap<String, u64>,
     faults: BTreeMap<String, u64>,
+    /// Paths of file handles that nobody has closed.
+    left_open: Vec<String>,
     vms: Vec<Bounds>,
     longest: Duration,
 }
@@ -81,6 +83,15 @@ impl Book {
 
     pub(crate) fn fault(&self, name: &str) {
         *self.pages().faults.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// A file handle that its caller leaves open.
+    pub(crate) fn leaves_open(&self, path: String) {
+        self.pages().left_open.push(path);
+    }
+
+    pub(crate) fn left_open(&self) -> Vec<String> {
+        std::mem::take(&mut self.pages().left_open)
     }
 
     /// These VMs may freeze or stay frozen from now on until the request has been answered.

@@ -9,6 +9,7 @@ use crate::Run;
 use crate::client::Ask;
 use crate::guests::Guests;
 use crate::host::Restart;
+use crate::load;
 use crate::samples::{self, Sample};
 use crate::watch;
 
@@ -33,6 +34,10 @@ pub(crate) async fn settle(run: &Run, before: &Sample) -> Result<End> {
     frozen_inside(run).await;
     thawed(run).await;
     leases_over(run).await;
+    // The gateway keeps in mind whose each is, for as long as it is open.
+    for handle in run.book.left_open() {
+        load::is_closed(run, &handle).await;
+    }
     let rested = match at_rest_like(run, Some(before)).await {
         Ok(rested) => Some(rested),
         Err(error) => {

@@ -86,8 +86,6 @@ impl Bed {
         }
         // The number of a handle may have been lost with the answer to its opening.
         let lost = usize::from(matches!(fault, Fault::Cut(_) | Fault::Restart(_)));
-        // With a stock agent, what is still on its way is written where it belongs, also into a file
-        // that was begun anew since.
         // What a sender that went away has sent is kept for it, until something is sent anew.
         let kept = usize::from(self.extended && matches!(fault, Fault::CallerGone(_)));
         eventually("handles are closed", || self.agent.open() <= lost + kept).await;
