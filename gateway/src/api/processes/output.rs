@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 use self::events::events;
 pub(in crate::api) use self::events::{GapBody, OutputBody};
-use self::place::place;
+use self::place::{last_event, place};
 use super::ProcessPath;
 use crate::api::App;
 use crate::api::caller::Caller;
@@ -121,6 +121,7 @@ pub(in crate::api) async fn read_output(
         let reader = reader(app, &process, at.positions(query.stream))?;
         events(Watched { stopping: app.stopping.clone(), vm, process, caller }, reader)
     } else {
+        last_event(&query, &headers)?;
         bytes(caller, vm, &process, &query)?
     };
     if let Ok(value) = streaming.try_into() {

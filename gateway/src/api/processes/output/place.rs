@@ -34,11 +34,8 @@ impl Place {
 
 /// What a request says of it.
 pub(super) fn place(query: &OutputQuery, headers: &HeaderMap) -> Result<Place, Problem> {
-    let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?").to_owned());
-    if let Some(id) = header.or_else(|| query.last_event_id.clone()).filter(|id| !id.is_empty()) {
-        return Place::parse(&id).ok_or_else(|| {
-            Problem::bad_request("Last-Event-ID is no id of an event of this stream.")
-        });
+    if let Some(place) = last_event(query, headers)? {
+        return Ok(place);
     }
     let Some(offset) = query.offset else { return Ok(Place::default()) };
     let at = match query.stream {
@@ -52,6 +49,23 @@ pub(super) fn place(query: &OutputQuery, headers: &HeaderMap) -> Result<Place, P
         }
     };
     Ok(Place { at, ended: false })
+}
+
+/// The place that an event's id names; also looked at where there are no events, so that what is no id
+/// is not ignored.
+pub(super) fn last_event(
+    query: &OutputQuery,
+    headers: &HeaderMap,
+) -> Result<Option<Place>, Problem> {
+    let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?").to_owned());
+    let said = |id: &String| !id.is_empty();
+    let Some(id) = header.filter(said).or_else(|| query.last_event_id.clone().filter(said)) else {
+        return Ok(None);
+    };
+    let place = Place::parse(&id);
+    place
+        .map(Some)
+        .ok_or_else(|| Problem::bad_request("Last-Event-ID is no id of an event of this stream."))
 }
 
 #[cfg(test)]
