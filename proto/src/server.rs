@@ -43,8 +43,8 @@ const MAX_OUTPUT: usize = 4 << 20;
 /// long is waited for what was overtaken.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 
-/// Ties an outcome to its request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Ties an outcome to its request. Later requests of a channel have greater ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
 /// A request that is to be run now.
@@ -131,6 +131,11 @@ impl Server {
             self.entries.push_back(Entry { ticket, id, state });
         }
         self.flush();
+    }
+
+    /// What the next request to come will have.
+    pub fn next_ticket(&self) -> Ticket {
+        Ticket(self.next_ticket)
     }
 
     /// Whether to read the channel. False means that enough is waiting already.

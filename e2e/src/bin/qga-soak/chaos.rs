@@ -18,13 +18,14 @@ const RECOVERY: Duration = Duration::from_secs(20);
 /// How long somebody hostile is there.
 const VISIT: Duration = Duration::from_secs(2);
 
-/// When the gateway is restarted, in parts of a hundred of the run.
+/// When the gateway is restarted, in parts of a hundred of the run. The process that is measured has
+/// then lived for a third of the run: what it keeps, up to a bound, for those who come again is full.
 const RESTARTS: [(u32, Restart); 5] = [
-    (4, Restart::HandOver),
-    (10, Restart::Killed),
-    (16, Restart::Stopped),
-    (22, Restart::HandOver),
-    (28, Restart::Killed),
+    (3, Restart::HandOver),
+    (6, Restart::Killed),
+    (9, Restart::Stopped),
+    (12, Restart::HandOver),
+    (15, Restart::Killed),
 ];
 /// From one reload to the next.
 const RELOAD: Duration = Duration::from_secs(17);
@@ -42,6 +43,7 @@ pub(crate) async fn guests(run: Arc<Run>) {
 
 async fn damage(run: Arc<Run>, mut random: Random) {
     let number = run.any(&mut random);
+    let Some(_hand) = run.guests.hand(number) else { return };
     let machine = run.guests.machine(number);
     let away = Duration::from_millis(random.below(3000));
     let (name, lasts) = match random.below(20) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use qga_e2e::sim::{Attack, Blueprint, Clock, Fleet, Hostile, Kind, Machine, Mode, Random, name};
 use qga_e2e::sim::{Commands, Latency, raise_descriptors};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Sockets where now and then somebody listens who means no good.
 pub(crate) const HOSTILE: usize = 3;
@@ -18,6 +19,8 @@ pub(crate) const OUTSIDERS: usize = 20;
 pub(crate) struct Guests {
     // Dropped before the threads that they run on.
     machines: Vec<Mutex<Arc<Machine>>>,
+    /// Whoever holds one is doing something to that machine which takes time.
+    hands: Vec<Semaphore>,
     blueprints: Vec<Blueprint>,
     fleet: Fleet,
     clock: Clock,
@@ -36,7 +39,8 @@ impl Guests {
                 Ok(Mutex::new(Arc::new(fleet.machine(&id(number, count), blueprint)?)))
             })
             .collect();
-        Ok(Self { machines: machines?, blueprints, fleet, clock })
+        let hands = (0..count).map(|_| Semaphore::new(1)).collect();
+        Ok(Self { machines: machines?, hands, blueprints, fleet, clock })
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -61,6 +65,12 @@ impl Guests {
 
     pub(crate) fn machine(&self, number: usize) -> Arc<Machine> {
         self.machines[number].lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lays a hand on a machine, unless somebody else has: no machine is started by two at once, or where
+    /// another has taken its place.
+    pub(crate) fn hand(&self, number: usize) -> Option<SemaphorePermit<'_>> {
+        self.hands[number].try_acquire().ok()
     }
 
     pub(crate) fn mode(&self, number: usize) -> Mode {

@@ -5,7 +5,7 @@
 //! qga-soak --gateway target/…/qga-gateway --vms 1000 --seconds 3600 --seed 7
 //! ```
 //!
-//! In the first third the gateway is restarted in each of its ways. In the last half one process is
+//! In the first sixth the gateway is restarted in each of its ways. In the last half one process is
 //! left to itself under the same load and the same faults: what grows there, leaks.
 
 mod book;

@@ -168,7 +168,7 @@ fn tell(
          (half with qga-agent, the others stock, Windows, BSD and 0.15), callers that ping, read, \
          freeze, renew, thaw or forget to, hang up and follow events, and faults all the time: \
          agents, QEMUs and sockets that come and go, replies lost, late, twice and garbage, freezes torn \
-         from inside, hostile guests. In the first third the gateway is restarted in each of its \
+         from inside, hostile guests. In the first sixth the gateway is restarted in each of its \
          ways, under load; in the last half one process is left to itself and measured.\n"
     )?;
     writeln!(

@@ -77,6 +77,8 @@ pub(super) struct State {
     pub(super) out: BytesMut,
     connected: bool,
     connections: usize,
+    /// The first request of the client that is served. Those of an earlier one may still run.
+    own: Ticket,
     synced: bool,
     pub(super) hang_up: bool,
     blind: Vec<&'static str>,
@@ -86,13 +88,15 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(mode: Mode, guest: Guest, seed: u64) -> Self {
+        let server = Server::new();
         Self {
             guest,
             agent: Agent::new(mode, id()),
             on: false,
             alive: false,
             epoch: 0,
-            server: Server::new(),
+            own: server.next_ticket(),
+            server,
             old: None,
             busy: 0,
             out: BytesMut::new(),
@@ -137,6 +141,7 @@ impl State {
         self.epoch += 1;
         self.busy = 0;
         self.server = Server::new();
+        self.own = self.server.next_ticket();
         self.old = (self.agent.mode == Mode::Ancient).then(OldLines::default);
         // What was written to the port is the host's already.
     }
@@ -197,8 +202,8 @@ impl State {
         self.connected = true;
         self.connections += 1;
         self.hang_up = false;
-        // What is left of an earlier client may have had its sync.
-        self.synced = !self.server.is_idle();
+        self.own = self.server.next_ticket();
+        self.synced = false;
         if self.agent.mode == Mode::Qga {
             self.out.clear();
         }
@@ -237,7 +242,7 @@ impl State {
     pub(super) fn next_slow(&mut self) -> Option<Job> {
         while self.alive && self.out.len() < MAX_OUT && !(self.agent.serial() && self.busy > 0) {
             let job = self.server.poll(Instant::now(), &mut |_| true)?;
-            if !self.synced && !job.info.is_sync() {
+            if !self.synced && job.ticket >= self.own && !job.info.is_sync() {
                 self.blind.push(job.info.name);
             }
             if !self.script.is_plain(job.info) {
@@ -263,7 +268,7 @@ impl State {
     pub(super) fn run(&mut self, job: &Job) -> Outcome {
         let outcome = self.agent.run(&mut self.guest, job);
         if job.info.is_sync() {
-            self.synced |= matches!(outcome, Outcome::Return(_));
+            self.synced |= job.ticket >= self.own && matches!(outcome, Outcome::Return(_));
         } else {
             if self.ran.len() == MAX_RAN {
                 self.ran.pop_front();

@@ -4,7 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use qga_e2e::sim::{Act, Blueprint, By, Clock, Commands, Ended, Fleet, Machine, Mode, Moment};
+use qga_e2e::sim::{
+    Act, Blueprint, By, Clock, Commands, Ended, Fleet, Machine, Mode, Moment, Truth,
+};
 use serde_json::Value;
 
 use super::{Host, SOON, gateway_program, listener, one};
@@ -93,6 +95,32 @@ fn the_chardev_serves_one_client_and_then_the_next() {
     machine.boot().unwrap();
     let mut third = connect();
     assert_eq!(ask(&mut third, "guest-fsfreeze-status"), "thawed");
+}
+
+/// What a client left behind a slow command still runs when the next one is served, and is not its own.
+#[test]
+fn what_an_earlier_client_left_is_not_laid_to_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = Fleet::new(dir.path()).unwrap();
+    let machine = fleet.machine("one", &Blueprint::new(Mode::Qga)).unwrap();
+    let mut first = UnixStream::connect(machine.socket()).unwrap();
+    first.set_read_timeout(Some(SOON)).unwrap();
+    let sync = b"{\"execute\": \"guest-sync\", \"arguments\": {\"id\": 1}}\n";
+    first.write_all(sync).unwrap();
+    assert_eq!(answer(&mut first), 1);
+    let slow = machine.stop_at(Commands::Named("guest-get-time"), Moment::Received);
+    first.write_all(b"{\"execute\": \"guest-get-time\"}\n{\"execute\": \"guest-ping\"}\n").unwrap();
+    slow.reached(SOON).unwrap();
+    drop(first);
+    let mut second = UnixStream::connect(machine.socket()).unwrap();
+    machine.until("the second", SOON, |truth| (truth.connections == 2).then_some(())).unwrap();
+    slow.release(Act::Pass);
+    let pinged = |truth: &Truth| truth.ran.contains(&"guest-ping").then_some(());
+    machine.until("what the first sent", SOON, pinged).unwrap();
+    assert_eq!(machine.truth().blind, [""; 0]);
+    second.write_all(b"{\"execute\": \"guest-get-host-name\"}\n").unwrap();
+    let blind = |truth: &Truth| (truth.blind == ["guest-get-host-name"]).then_some(());
+    machine.until("its own is", SOON, blind).unwrap();
 }
 
 #[test]
