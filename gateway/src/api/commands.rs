@@ -100,9 +100,8 @@ pub(super) async fn send_command(
     if let Some(value) = program(&caller, &vm, info, &arguments).await? {
         return Ok(axum::Json(CommandBody { value }).into_response());
     }
-    let reply = vm.handle.call_raw(info, arguments, claim.options(vm.options(info))).await;
+    let reply = claim.call(&caller, &vm, info, arguments).await;
     drop(timed);
-    claim.note(&caller, &vm, info, &reply);
     let reply = reply.map_err(|error| vm.failed(info, error))?;
     let value = reply.as_ref().map_or(&b"{}"[..], |text| text.json());
     let body = [b"{\"return\":", value, b"}"].concat();

@@ -7,8 +7,8 @@ mod raw;
 use axum::Json as Answer;
 use axum::http::{HeaderName, StatusCode, header};
 use qga_proto::command::{
-    Command, Empty, FileRead, FileSeek, FileWrite, GuestFileClose, GuestFileFlush, GuestFileRead,
-    Right,
+    Command, Empty, FileRead, FileSeek, FileWrite, GuestFileClose, GuestFileFlush, GuestFileOpen,
+    GuestFileRead, Right,
 };
 
 use super::call_timeout::CallTimeout;
@@ -68,7 +68,14 @@ pub(super) async fn open_file(
     caller.is_about(&path);
     let vm = caller.vm(&id, access.right())?.within(timeout);
     let place = Opening::begin(&caller, &vm, access)?;
-    let handle = vm.call(arguments).await?;
+    let info = const { &GuestFileOpen::INFO };
+    vm.admit(info).await?;
+    caller.sends(info.name);
+    let (timed, options, guest) = (vm.time(info), vm.options(info), vm.handle.clone());
+    let call = async move { guest.call(arguments, options).await };
+    let (place, handle) = place.open(&vm.handle, call, |handle| Some(*handle)).await;
+    drop(timed);
+    let handle = handle.map_err(|error| vm.failed(info, error))?;
     place.enter(&caller, &vm, handle, &path);
     let location = format!("/vms/{id}/file-handles/{handle}");
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Answer(FileHandle { handle })))

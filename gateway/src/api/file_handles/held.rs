@@ -1,11 +1,15 @@
 //! Whose a handle is, asked before every operation on it: a handle is a number, and any number can be
 //! tried.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
+use futures_util::future::BoxFuture;
 use qga_proto::command::{
-    Command, CommandInfo, GuestFileClose, GuestFileRead, GuestFileWrite, Right,
+    Command, CommandInfo, Empty, GuestFileClose, GuestFileRead, GuestFileWrite, Right,
 };
+use tokio::runtime::Handle;
 
 use crate::api::caller::{Caller, Vm};
 use crate::api::error::{Code, Outcome, Problem};
@@ -157,6 +161,27 @@ impl Opening {
         Ok(Self { place, access })
     }
 
+    /// Calls what opens the file. Should the caller go away first, the call is seen to its end and the
+    /// file is closed again: nobody would know by what handle.
+    pub(super) async fn open<T: Send + 'static>(
+        self,
+        vm: &VmHandle,
+        call: impl Future<Output = Result<T, CallError>> + Send + 'static,
+        handle: fn(&T) -> Option<i64>,
+    ) -> (Self, Result<T, CallError>) {
+        let (vm, disruptions) = (vm.clone(), vm.disruptions());
+        let call = Box::pin(async move { (self, call.await) });
+        let mut watched = Watched { vm, disruptions, handle, call: Some(call) };
+        let answer = poll_fn(|context| match &mut watched.call {
+            Some(call) => call.as_mut().poll(context),
+            // It is taken only when this is dropped.
+            None => Poll::Pending,
+        })
+        .await;
+        watched.call = None;
+        answer
+    }
+
     /// It is open. With the right it is closed.
     pub(super) fn enter(self, caller: &Caller, vm: &Vm, handle: i64, path: &str) {
         let Some(file) = self.place.enter(handle, self.access, path) else { return };
@@ -171,14 +196,56 @@ impl Opening {
     }
 }
 
+/// A call that opens a file, and somebody who waits for it.
+struct Watched<T: Send + 'static> {
+    vm: VmHandle,
+    disruptions: u64,
+    /// Of an answer.
+    handle: fn(&T) -> Option<i64>,
+    /// Absent once it is answered.
+    call: Option<BoxFuture<'static, (Opening, Result<T, CallError>)>>,
+}
+
+impl<T: Send> Drop for Watched<T> {
+    fn drop(&mut self) {
+        let (Some(call), Ok(runtime)) = (self.call.take(), Handle::try_current()) else { return };
+        let (vm, disruptions, handle) = (self.vm.clone(), self.disruptions, self.handle);
+        runtime.spawn(async move {
+            // Until it is closed it takes its place among the caller's.
+            let (_place, answer) = call.await;
+            let Some(handle) = answer.ok().as_ref().and_then(handle) else { return };
+            let id = vm.id();
+            match close_unless_disrupted(&vm, handle, disruptions).await {
+                Ok(_) => tracing::info!(
+                    vm.id = %id,
+                    "{id}: file handle {handle} is closed, since its opener had gone before it was open"
+                ),
+                Err(error) => tracing::warn!(
+                    vm.id = %id,
+                    "{id}: file handle {handle}, whose opener had gone before it was open, could not be \
+                     closed: {error}"
+                ),
+            }
+        });
+    }
+}
+
+async fn close_unless_disrupted(
+    vm: &VmHandle,
+    handle: i64,
+    disruptions: u64,
+) -> Result<Empty, CallError> {
+    let options = vm.options(&GuestFileClose::INFO);
+    let options = CallOptions { unless_disrupted: Some(disruptions), ..options };
+    vm.call(GuestFileClose { handle }, options).await
+}
+
 /// Closes what its owner may not use any more, if the guest lets it be closed now.
 async fn close(vm: &VmHandle, file: &OpenFile) {
-    let info = &GuestFileClose::INFO;
     let disruptions = vm.disruptions();
     vm.open_files().forget(file);
-    let options = CallOptions { unless_disrupted: Some(disruptions), ..vm.options(info) };
     let (id, handle, owner) = (vm.id(), file.handle, &file.owner);
-    match vm.call(GuestFileClose { handle }, options).await {
+    match close_unless_disrupted(vm, handle, disruptions).await {
         Ok(_) => tracing::info!(
             vm.id = %id,
             "{id}: file handle {handle} is closed, since {owner} has lost the right to it"

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::held::{Held, Opening};
 use crate::api::caller::{Caller, Vm};
 use crate::api::error::Problem;
-use crate::vm::{Access, CallError, CallOptions};
+use crate::vm::{Access, CallError};
 
 /// What a file command says, as far as it is to be known here; what is none of that is for the agent
 /// to refuse.
@@ -94,33 +94,38 @@ impl Claim {
         }
     }
 
-    pub(in crate::api) fn options(&self, options: CallOptions) -> CallOptions {
-        match self {
-            Self::Uses(held) => held.options(options),
-            Self::Opens { .. } | Self::None => options,
-        }
-    }
-
-    /// Enters what was opened, and forgets what is closed.
-    pub(in crate::api) fn note(
+    /// Sends the command; enters what it opens, and forgets what it closes.
+    pub(in crate::api) async fn call(
         self,
         caller: &Caller,
         vm: &Vm,
-        info: &CommandInfo,
-        reply: &Result<Option<ReplyText>, CallError>,
-    ) {
-        match (self, reply) {
-            (Self::Opens { place, path }, Ok(Some(text))) => {
-                match serde_json::from_slice(text.json()) {
-                    Ok(Opened::Number(handle) | Opened::Member { handle }) => {
-                        place.enter(caller, vm, handle, &path);
-                    }
-                    // No handle that anybody could use.
-                    Err(_) => {}
-                }
+        info: &'static CommandInfo,
+        arguments: String,
+    ) -> Result<Option<ReplyText>, CallError> {
+        let (guest, options) = (vm.handle.clone(), vm.options(info));
+        match self {
+            Self::None => guest.call_raw(info, arguments, options).await,
+            Self::Uses(held) => {
+                let reply = guest.call_raw(info, arguments, held.options(options)).await;
+                held.note(vm, info, reply.as_ref().err());
+                reply
             }
-            (Self::Uses(held), reply) => held.note(vm, info, reply.as_ref().err()),
-            _ => {}
+            Self::Opens { place, path } => {
+                let call = async move { guest.call_raw(info, arguments, options).await };
+                let (place, reply) = place.open(&vm.handle, call, opened).await;
+                if let Some(handle) = reply.as_ref().ok().and_then(opened) {
+                    place.enter(caller, vm, handle, &path);
+                }
+                reply
+            }
         }
+    }
+}
+
+/// The handle in an answer; of none could anybody make use.
+fn opened(reply: &Option<ReplyText>) -> Option<i64> {
+    match serde_json::from_slice(reply.as_ref()?.json()) {
+        Ok(Opened::Number(handle) | Opened::Member { handle }) => Some(handle),
+        Err(_) => None,
     }
 }

@@ -329,3 +329,51 @@ async fn with_the_right_the_handles_go() {
         bed.does("bob", "read", other).await.expect(200);
     }
 }
+
+#[tokio::test]
+async fn what_is_opened_for_somebody_who_has_gone_is_closed_again() {
+    let bed = Bed::new("[limits]\ntransfers_vm = 1\n").await;
+    let in_hand = async |requests: usize| {
+        let line = format!("qga_http_requests_in_flight {requests}\n");
+        let told = async {
+            loop {
+                let figures = bed.gateway.ask("GET", "/metrics").send().await.body;
+                if String::from_utf8_lossy(&figures).contains(&line) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(super::gateway::BOUND, told).await.expect("in time");
+    };
+    for (n, (path, body)) in [
+        ("file-handles", json!({"path": "/f"})),
+        ("commands/guest-file-open", json!({"arguments": {"path": "/f"}})),
+        ("commands/x-guest-file-open", json!({"arguments": {"path": "/f"}})),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        bed.agent.hold(true);
+        let opens = bed.ask("root", "POST", &format!("/vms/vm/{path}")).json(&body);
+        let opens = tokio::spawn(opens.send());
+        // The question itself is one.
+        in_hand(2).await;
+        opens.abort();
+        in_hand(1).await;
+        bed.open("root", "r").await.problem(429, "too_many_file_handles");
+        bed.agent.hold(false);
+        let closed = || bed.agent.ran("guest-file-close") == 2 * n + 1 && bed.agent.open() == 0;
+        eventually("it is closed", closed).await;
+        // Its place is free once the gateway knows.
+        let again = async {
+            loop {
+                let answer = bed.open("root", "r").await;
+                if answer.status == 201 {
+                    return answer.expect(201)["handle"].as_i64().unwrap();
+                }
+            }
+        };
+        let handle = tokio::time::timeout(super::gateway::BOUND, again).await.expect("in time");
+        bed.does("root", "close", handle).await.expect(200);
+    }
+}

@@ -227,3 +227,52 @@ async fn who_transfers_as_much_as_it_may_leaves_room_for_others() {
     };
     tokio::time::timeout(BOUND, again).await.expect("a place that is given back");
 }
+
+#[tokio::test]
+async fn who_leaves_uploads_behind_as_many_as_it_may_leaves_room_for_others() {
+    let agent = FileAgent::new(true);
+    let paths = ["/1", "/2", "/3", "/4"];
+    paths.iter().for_each(|path| agent.put(path, b"before"));
+    let rights = ["observe", "files_read", "files_write"];
+    let config = ["greedy", "other"].map(|name| token(name) + &grant(name, &rights, VM)).concat();
+    // Half of it for one VM, half for one of two, and half of that on one VM.
+    let gateway = downloads::gateway(&agent, &(config + "[limits]\nuploads_kept = 8\n")).await;
+    let partial = async |name: &str, path: &str| {
+        let ask = with(gateway.ask_tcp("GET", &format!("/vms/vm/files?path={path}")), name);
+        ask.send().await.expect(200)["partial"].clone()
+    };
+    let Target::Tcp(address) = gateway.tcp else { panic!("no TCP") };
+    let break_off = async |name: &str, path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "PUT {} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {name}\r\n\
+             content-length: {}\r\n\r\n",
+            downloads::content(path),
+            2 * downloads::CHUNK
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&[b'a'; downloads::CHUNK]).await.unwrap();
+        let begins = async {
+            while partial(name, path).await["received"] != downloads::CHUNK {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(BOUND, begins).await.expect("it begins");
+        drop(stream);
+        let ends = async {
+            loop {
+                let left = partial(name, path).await;
+                // Either it is kept for a while, or it is not there.
+                if left.is_null() || left["expires_at"].is_string() {
+                    return !left.is_null();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(BOUND, ends).await.expect("it ends")
+    };
+    assert!(break_off("greedy", "/1").await && break_off("greedy", "/2").await);
+    assert!(!break_off("greedy", "/3").await);
+    assert!(break_off("other", "/4").await);
+    assert_eq!(partial("greedy", "/1").await["received"], downloads::CHUNK);
+}
