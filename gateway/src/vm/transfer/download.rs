@@ -12,7 +12,7 @@ use super::chunk::Read;
 use super::closing::GuestFile;
 use super::patience::Patience;
 use super::slots::Transfers;
-use super::{AHEAD, Beneath, GuestPath, PART, TransferError, detached};
+use super::{ASKED, Beneath, GuestPath, PART, TransferError, detached};
 use crate::principal::Principal;
 use crate::vm::handle::VmHandle;
 
@@ -87,7 +87,7 @@ impl Opened {
             file: self.file,
             to_ask: length,
             missing: length,
-            sent: VecDeque::with_capacity(AHEAD),
+            sent: VecDeque::with_capacity(ASKED),
         };
         let seek = self.at != Some(offset);
         tokio::spawn(async move {
@@ -203,7 +203,7 @@ impl Reader {
 
     /// Keeps reads on their way.
     async fn ask(&mut self) -> Result<(), TransferError> {
-        while self.sent.len() < AHEAD {
+        while self.sent.len() < ASKED {
             let count = match self.to_ask {
                 Some(left) => usize::try_from(left).map_or(PART, |left| left.min(PART)),
                 None => PART,

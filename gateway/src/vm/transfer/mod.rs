@@ -47,6 +47,10 @@ pub(crate) const CHUNK: usize = 3 << 16;
 /// In how many commands: while one is answered the next is asked for.
 pub(in crate::vm) const AHEAD: usize = 2;
 
+/// How many a transfer has asked for: one waits for its turn in the VM's queue, so that the link need not
+/// wait for the transfer's task.
+const ASKED: usize = AHEAD + 1;
+
 /// Bytes of a file, or of a program's output, in one command. A multiple of three, so that nothing is
 /// padded before the end.
 pub(crate) const PART: usize = CHUNK / AHEAD;

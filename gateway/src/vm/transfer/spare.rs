@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{AHEAD, PART};
+use super::{ASKED, PART};
 
-/// As many as are in use at once: on their way, waiting for that, and being filled.
-const MOST: usize = AHEAD + 2;
+/// As many as are in use at once: asked for, waiting for that, and being filled.
+const MOST: usize = ASKED + 2;
 
 /// Those of one upload. Fresh ones would be asked of the kernel and cleared by it for each piece, which
 /// costs more than to fill them.

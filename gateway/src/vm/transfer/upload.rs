@@ -26,7 +26,7 @@ use super::kept::{self, Claim};
 use super::patience::Patience;
 use super::slots::Transfers;
 use super::spare::Spare;
-use super::{AHEAD, Beneath, Digests, GuestPath, TransferError, UploadKey, detached};
+use super::{ASKED, Beneath, Digests, GuestPath, TransferError, UploadKey, detached};
 use crate::principal::Principal;
 use crate::vm::call::CallError;
 use crate::vm::handle::VmHandle;
@@ -238,10 +238,10 @@ impl Writer {
     fn new(file: GuestFile, at: u64, digests: Digests, replaces: Option<FileStat>) -> Self {
         let patience = Patience::new(&file.vm);
         let received = Arc::new(AtomicU64::new(at));
-        let (sent, spare) = (VecDeque::with_capacity(AHEAD), Spare::default());
+        let (sent, spare) = (VecDeque::with_capacity(ASKED), Spare::default());
         // An agent without extensions gets one at a time anyway, into the file itself: nothing is to
         // be written behind a part that could not be.
-        let ahead = if file.vm.shared().has_extensions() { AHEAD } else { 1 };
+        let ahead = if file.vm.shared().has_extensions() { ASKED } else { 1 };
         Self { file, patience, received, digests, replaces, sent, ahead, spare }
     }
 
@@ -355,7 +355,7 @@ impl Writer {
             };
             // It did not run, but what was sent behind it may have, in its place. So everything
             // is written anew from where the guest surely is.
-            let mut again: Vec<Arc<Vec<u8>>> = Vec::with_capacity(AHEAD);
+            let mut again: Vec<Arc<Vec<u8>>> = Vec::with_capacity(ASKED);
             again.extend(self.sent.pop_front().map(|write| write.bytes));
             while let Some(mut write) = self.sent.pop_front() {
                 let _ = write.done().await;
