@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use super::buffer::with_buffer;
 use super::handle::{Arguments, CallError, Pending, Vm, Work};
 use super::link::LinkState;
-use super::surplus::Surplus;
+use super::surplus::{Surplus, Weight};
 use super::timer::Timer;
 use super::transfer::AHEAD;
 use crate::config::Mode;
@@ -39,6 +39,9 @@ use crate::metrics::CommandOutcome;
 
 /// How much is read before other actors get a turn.
 const TURN_BYTES: usize = 256 << 10;
+
+/// The same of somebody who sends what nobody asked for: very short lines take long.
+const WARY_TURN_BYTES: usize = 16 << 10;
 
 /// How long after a command without success response a sync asks whether it is done.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -82,10 +85,11 @@ pub(super) struct Session<'a> {
     synced_last: Instant,
     settle_at: Option<Instant>,
     surplus: Surplus,
-    /// Bytes received since events were last taken.
-    unjudged: usize,
-    /// Those of them that were empty lines.
-    empty: usize,
+    /// What was received since events were last taken.
+    unjudged: Weight,
+    /// What came last was nothing that anybody asked for, or nothing has come: it is looked at in small
+    /// pieces.
+    distrusted: bool,
     /// The sync that is out was sent behind calls, which may take their time.
     doubting: bool,
     echoes_id: bool,
@@ -143,8 +147,8 @@ impl<'a> Session<'a> {
             synced_last: now,
             settle_at: None,
             surplus: Surplus::new(now),
-            unjudged: 0,
-            empty: 0,
+            unjudged: Weight::default(),
+            distrusted: true,
             doubting: false,
             echoes_id: false,
             delimited: false,
@@ -227,10 +231,14 @@ impl<'a> Session<'a> {
     }
 
     async fn read(&mut self) -> io::Result<bool> {
-        let mut turn = 0;
+        let (mut turn, most) = match self.distrusted {
+            true => (TURN_BYTES - WARY_TURN_BYTES, WARY_TURN_BYTES),
+            false => (0, TURN_BYTES),
+        };
         while turn < TURN_BYTES {
             let read = with_buffer(|buffer| {
-                let read = self.stream.try_read(buffer);
+                let most = most.min(buffer.len());
+                let read = self.stream.try_read(&mut buffer[..most]);
                 self.received(&buffer[..*read.as_ref().unwrap_or(&0)]);
                 read
             });
@@ -248,8 +256,9 @@ impl<'a> Session<'a> {
 
     fn received(&mut self, bytes: &[u8]) {
         self.vm.counters.bytes_received.add(bytes.len());
-        self.unjudged += bytes.len();
-        self.empty += self.surplus.empty_lines(bytes);
+        let Weight { empty, all } = self.surplus.weigh(bytes);
+        self.unjudged.empty += empty;
+        self.unjudged.all += all;
         self.client.receive(Instant::now().into_std(), bytes);
     }
 

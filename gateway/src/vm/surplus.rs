@@ -6,6 +6,17 @@ use tokio::time::Instant;
 /// How much a guest may send that nobody asked for, and how fast it is forgiven.
 const SURPLUS_BYTES: usize = 4 << 20;
 const FORGIVEN_PER_SECOND: usize = 256 << 10;
+/// What a line counts besides its bytes: as much as it takes to look at one that is very short.
+const LINE_BYTES: usize = 512;
+
+/// What a piece of the stream comes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Weight {
+    /// Bytes of empty lines that end in it. They answer nothing, and nobody tells of them.
+    pub(super) empty: usize,
+    /// What all of it counts, if nobody asked for it.
+    pub(super) all: usize,
+}
 
 /// Bytes that nobody asked for.
 #[derive(Debug)]
@@ -23,14 +34,13 @@ impl Surplus {
         Self { bytes: 0, at: now, blank: Some(0), late: 0 }
     }
 
-    /// How many bytes of empty lines end in this piece of the stream. They answer nothing, and
-    /// nobody tells of them.
-    pub(super) fn empty_lines(&mut self, piece: &[u8]) -> usize {
+    pub(super) fn weigh(&mut self, piece: &[u8]) -> Weight {
         // The many at once that somebody sends to keep others busy.
         let mut empty = match self.blank {
             Some(0) => piece.iter().take_while(|&&byte| byte == b'\n').count(),
             _ => 0,
         };
+        let mut all = piece.len();
         let mut piece = &piece[empty..];
         while !piece.is_empty() {
             let end = newline(piece).map_or(piece.len(), |at| at + 1);
@@ -40,9 +50,10 @@ impl Surplus {
             let blank = blank.map(|before| before + part.len());
             let ends = part.ends_with(b"\n");
             empty += if ends { blank.unwrap_or(0) } else { 0 };
+            all += if ends { LINE_BYTES } else { 0 };
             self.blank = if ends { Some(0) } else { blank };
         }
-        empty
+        Weight { empty, all }
     }
 
     pub(super) fn add(&mut self, bytes: usize) {
@@ -69,10 +80,21 @@ mod tests {
     #[test]
     fn empty_lines_are_counted_across_pieces() {
         let mut surplus = Surplus::new(Instant::now());
-        let mut count = |piece: &str| surplus.empty_lines(piece.as_bytes());
+        let mut count = |piece: &str| surplus.weigh(piece.as_bytes()).empty;
         assert_eq!((count("\n\n"), count(" "), count("\r\n")), (2, 0, 3));
         assert_eq!((count("{\n"), count(" a"), count(" "), count("\n")), (0, 0, 0, 0));
         assert_eq!(count("a\n\nb"), 1);
+    }
+
+    #[test]
+    fn a_short_line_counts_what_it_takes_to_look_at_it() {
+        let mut surplus = Surplus::new(Instant::now());
+        let mut weigh = |piece: &str| surplus.weigh(piece.as_bytes()).all;
+        assert_eq!(weigh("{}\n{}\n{"), 7 + 2 * LINE_BYTES);
+        assert_eq!(weigh("}"), 1);
+        assert_eq!(weigh("\n"), 1 + LINE_BYTES);
+        // Those are skipped at once.
+        assert_eq!(weigh("\n\n\n"), 3);
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use crate::samples::{Samples, quantile};
 
 pub(crate) const NOTE: &str = "Hostile guests are a process of their own that gets a processor only \
     when nobody else wants it (SCHED_IDLE). Elsewhere: at a sink that takes what they send, as much \
-    of it and as often as the gateway does, and looks at none of it.";
+    of it and as often as the gateway does, and looks at its line ends only.";
 
 /// Pings to each good machine in a turn.
 const PINGS: usize = 20;

@@ -16,11 +16,11 @@ use super::{Caller, Session, Stage};
 use crate::vm::capabilities::Capabilities;
 use crate::vm::handle::{CallError, CallOptions, Pending, Work};
 use crate::vm::link::LinkState;
+use crate::vm::surplus::Weight;
 
 impl Session<'_> {
     pub(super) fn take_events(&mut self, now: Instant) -> io::Result<()> {
-        let bytes = std::mem::take(&mut self.unjudged);
-        let empty = std::mem::take(&mut self.empty);
+        let Weight { empty, all } = std::mem::take(&mut self.unjudged);
         let (mut answers, mut drops) = (false, false);
         while let Some(event) = self.client.poll_event() {
             answers |= matches!(event, ClientEvent::Synced { .. } | ClientEvent::Reply { .. });
@@ -39,8 +39,12 @@ impl Session<'_> {
                 ClientEvent::SyncFailed => {}
             }
         }
-        if drops || !answers && self.client.in_flight() == 0 {
-            self.surplus.add(bytes);
+        let unasked = drops || !answers && self.client.in_flight() == 0;
+        if all > 0 {
+            self.distrusted = unasked;
+        }
+        if unasked {
+            self.surplus.add(all);
         } else if empty > 0 {
             self.surplus.add(empty);
         }
