@@ -175,14 +175,23 @@ fn run(file: &Path, format: LogFormat) -> anyhow::Result<()> {
     // Before there are threads.
     let inherited = Inherited::take()?;
     let _logs = telemetry::init(format, config.telemetry.log.as_deref())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("the runtime cannot start")?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        runtime.worker_threads(workers(cores));
+    }
+    let runtime = runtime.enable_all().build().context("the runtime cannot start")?;
     let result = runtime.block_on(daemon::run(config, file, inherited));
     // What is still running has had its grace.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// How many threads serve. The host's processors are its guests' first, and a chunk that goes from
+/// thread to thread takes longer than one that stays: with as many threads as processors a transfer has
+/// two thirds of the rate on two of them.
+fn workers(cores: usize) -> usize {
+    (cores / 2).clamp(1, 8)
 }
 
 /// Runs a command that only asks.
