@@ -134,6 +134,9 @@ fn idling(program: &Path, dir: &Path, scale: Scale) -> Result<[Samples; 3]> {
         let read = json!({ "count": CHUNK }).to_string();
         let (status, body) = link.request("POST", &format!("{path}/read"), &read)?;
         ensure!(status == 200 && body.len() > 1 << 20, "reading: {status}, {}", body.len());
+        // A VM with an open file is not idle.
+        let (status, _) = link.request("DELETE", &path, "")?;
+        ensure!(status == 200, "closing: {status}");
         Ok(())
     })?;
     // What is given back late is given back too.

@@ -164,11 +164,12 @@ fn ready(rest: &Rest) -> Result<Vec<String>> {
 fn large_reply(rest: &Rest, id: &str) -> Result<()> {
     let handles = format!("/vms/{id}/file-handles");
     let opened = rest.post(&handles, &json!({ "path": "/x", "mode": "r" }))?;
-    let handle = opened.expect(201)?["handle"].clone();
-    let read = rest.post(&format!("{handles}/{handle}/read"), &json!({ "count": READ }))?;
+    let handle = format!("{handles}/{}", opened.expect(201)?["handle"]);
+    let read = rest.post(&format!("{handle}/read"), &json!({ "count": READ }))?;
     let whole = read.expect(200)?["count"] == READ;
     ensure!(whole, "{id}: the read is too short");
-    Ok(())
+    // A VM with an open file is not idle.
+    rest.delete(&handle)?.expect(200).map(drop)
 }
 
 fn private_kib(process: &Process) -> Result<f64> {
