@@ -34,6 +34,7 @@ impl Surplus {
         Self { bytes: 0, at: now, blank: Some(0), late: 0 }
     }
 
+    /// What comes next in the stream.
     pub(super) fn weigh(&mut self, piece: &[u8]) -> Weight {
         // The many at once that somebody sends to keep others busy.
         let mut empty = match self.blank {
