@@ -8,6 +8,8 @@ use crate::client::{Answer, Ask};
 
 /// What is wrong is told so often; the rest is counted.
 const TOLD: usize = 50;
+/// How many file handles nobody has closed for a while. The gateway has a task for each.
+const LEFT_OPEN: usize = 50;
 
 /// A lease that somebody was given.
 #[derive(Clone, Debug)]
@@ -43,7 +45,7 @@ struct Pages {
     ends: BTreeMap<String, u64>,
     faults: BTreeMap<String, u64>,
     /// Paths of file handles that nobody has closed.
-    left_open: Vec<String>,
+    left_open: VecDeque<String>,
     vms: Vec<Bounds>,
     longest: Duration,
 }
@@ -87,10 +89,16 @@ impl Book {
 
     /// A file handle that its caller leaves open.
     pub(crate) fn leaves_open(&self, path: String) {
-        self.pages().left_open.push(path);
+        self.pages().left_open.push_back(path);
     }
 
-    pub(crate) fn left_open(&self) -> Vec<String> {
+    /// The one that has been left open longest, if there are so many that one is to be closed.
+    pub(crate) fn open_for_long(&self) -> Option<String> {
+        let left = &mut self.pages().left_open;
+        if left.len() > LEFT_OPEN { left.pop_front() } else { None }
+    }
+
+    pub(crate) fn left_open(&self) -> VecDeque<String> {
         std::mem::take(&mut self.pages().left_open)
     }
 
