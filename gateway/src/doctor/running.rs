@@ -75,13 +75,15 @@ impl Gateway {
         if !listeners.is_empty() && listeners.iter().all(|holder| holder.pid == 1) {
             return Self::None;
         }
+        // Connected to first: one that begins to listen between two looks would else be taken for mute.
+        match std::os::unix::net::UnixStream::connect(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::PermissionDenied => return Self::None,
+            _ => {}
+        }
         let client = Client(path.into());
         match client.get::<Version>("/version").await {
             Ok(_) => Self::Answers(client),
-            Err(error) => match std::os::unix::net::UnixStream::connect(path) {
-                Err(e) if e.kind() != std::io::ErrorKind::PermissionDenied => Self::None,
-                _ => Self::Mute(format!("{error:#}")),
-            },
+            Err(error) => Self::Mute(format!("{error:#}")),
         }
     }
 
