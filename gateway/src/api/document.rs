@@ -1,5 +1,6 @@
 //! The OpenAPI document: the router's own, completed by the rules that hold for every operation.
 
+mod links;
 mod shapes;
 mod syntax;
 
@@ -183,6 +184,7 @@ fn complete(document: &mut Value) {
             relax_body(operation, &schemas);
             syntax::complete(operation, &schemas);
             shapes::bytes(operation);
+            links::complete(operation);
         }
     }
     document["components"]["responses"] = problems.into();
