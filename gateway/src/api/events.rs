@@ -147,6 +147,7 @@ impl FromRequestParts<App> for EventsQuery {
                     Problem::bad_request(format!("Query parameter \"vm\" is {why}."))
                 })?),
                 "kind" => query.kinds.extend(kinds(&value)?),
+                "last_event_id" if value.is_empty() => {}
                 "last_event_id" => query.after = Some(event_id(&value)?),
                 _ => return Err(super::extract::unknown_parameter(&name)),
             }

@@ -63,7 +63,7 @@ impl FromStr for EventId {
 
     fn from_str(text: &str) -> Result<Self, InvalidEventId> {
         let number = |digits: &str| {
-            let hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
+            let hex = digits.len() <= 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
             u64::from_str_radix(digits, 16).ok().filter(|_| hex).ok_or(InvalidEventId)
         };
         let (start, count) = text.split_once('-').ok_or(InvalidEventId)?;

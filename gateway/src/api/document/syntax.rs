@@ -82,12 +82,13 @@ fn unpadded() -> Value {
     json!({"pattern": format!("^({one}{{4}})*({one}[AQgw]|{one}{{2}}[AEIMQUYcgkosw048])?$")})
 }
 
+/// None is as good as an empty one: browsers keep that after an event whose id is empty.
 fn event_id() -> Value {
-    json!({"pattern": "^[0-9A-Fa-f]{1,16}-[0-9A-Fa-f]{1,16}$"})
+    json!({"pattern": "^([0-9A-Fa-f]{1,16}-[0-9A-Fa-f]{1,16})?$"})
 }
 
 fn output_id() -> Value {
-    json!({"pattern": "^[0-9]{1,18}-[0-9]{1,18}$"})
+    json!({"pattern": "^([0-9]{1,18}-[0-9]{1,18}(-end)?)?$"})
 }
 
 /// Completes what members of bodies are made of.

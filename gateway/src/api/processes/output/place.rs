@@ -17,7 +17,9 @@ pub(super) struct Place {
 impl Place {
     fn parse(id: &str) -> Option<Self> {
         let mut parts = id.split('-');
-        let mut number = || parts.next()?.parse::<u64>().ok();
+        let digits =
+            |part: &&str| part.len() <= 18 && part.bytes().all(|byte| byte.is_ascii_digit());
+        let mut number = || parts.next().filter(digits)?.parse::<u64>().ok();
         let at = [number()?, number()?];
         match (parts.next(), parts.next()) {
             (None, _) => Some(Self { at, ended: false }),
@@ -76,7 +78,18 @@ mod tests {
     fn an_id_is_a_place_in_both_streams() {
         assert_eq!(Place::parse("12-3"), Some(Place { at: [12, 3], ended: false }));
         assert_eq!(Place::parse("12-3-end"), Some(Place { at: [12, 3], ended: true }));
-        for bad in ["", "1", "1-", "1-2-", "1-2-end-", "a-b", "-1-2", "1-2-3"] {
+        for bad in [
+            "",
+            "1",
+            "1-",
+            "1-2-",
+            "1-2-end-",
+            "a-b",
+            "-1-2",
+            "1-2-3",
+            "+1-2",
+            "1-1000000000000000000",
+        ] {
             assert_eq!(Place::parse(bad), None, "{bad}");
         }
     }
