@@ -26,8 +26,9 @@ use crate::reload::Reloader;
 use crate::replies::Replies;
 use crate::rights::{Authority, Rules};
 use crate::server::{Inherited, Tcp, Tls, Unix, load_token, raise_descriptors, serve};
-use crate::store::{StateDir, Store};
+use crate::store::{HandleLog, StateDir, Store};
 use crate::trace::Exporter;
+use crate::vm::transfer::close_left_open;
 use crate::vm::{Leases, Registry, ShutdownReport, refresh_guests, watch_external};
 use crate::watchdog;
 
@@ -36,6 +37,9 @@ const HAND_OVER: &str = "SIGUSR2";
 
 /// Of the time for a stop, the part that requests in hand may use.
 const DRAIN_SHARE: u32 = 3;
+
+/// How long the disk may take for what has been closed.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// How long guests may take to close the files of transfers that a stop has ended.
 const LAST_CLOSE: Duration = Duration::from_secs(2);
@@ -56,13 +60,17 @@ pub async fn run(config: Config, file: &Path, inherited: Inherited) -> anyhow::R
     let tracker = TaskTracker::new();
     // Before the first of many.
     raise_descriptors(config.all_vms().len());
-    let store = Store::open(StateDir::open(&config.state_dir)?)?;
+    let state = StateDir::open(&config.state_dir)?;
+    let (handles, left_open) = HandleLog::load(&state);
+    let store = Store::open(state)?;
     let authority = authority(&config)?;
     let audit = audit(&config)?;
     let tls = config.listen.tls.as_ref().map(Tls::load).transpose()?;
     let (unix, tcp) = listen(&config.listen, inherited, &authority, tls.clone()).await?;
     let registry = Registry::start(&config);
+    registry.settings().keep_handles(handles.clone());
     let leases = Leases::load(&registry, store.clone())?;
+    close_left_open(&registry, &left_open);
     tokio::spawn(watch_external(registry.clone(), leases.clone()));
     tokio::spawn(refresh_guests(registry.clone(), leases.clone()));
     tokio::spawn(audit.clone().follow(registry.events().clone()));
@@ -115,6 +123,7 @@ pub async fn run(config: Config, file: &Path, inherited: Inherited) -> anyhow::R
         tracing::error!("{error}: the next start takes leases for what they last were on disk");
     }
     registry.close();
+    handles.flush(LAST_LINES);
     audit.finish();
     tracing::info!("stopped");
     Ok(())

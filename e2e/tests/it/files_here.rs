@@ -215,6 +215,44 @@ fn a_file_that_somebody_else_writes_meanwhile_stays_theirs() {
 }
 
 #[test]
+fn what_a_killed_gateway_had_open_is_closed_by_the_next() {
+    let Some(mut here) = ours() else { return };
+    let dir = here.dir.path().join("files");
+    fs::create_dir(&dir).unwrap();
+    let file = dir.join("f");
+    // More than lies on the way to somebody who reads nothing.
+    fs::write(&file, noise(64 << 20)).unwrap();
+    let begin = |request: String| {
+        let mut stream = UnixStream::connect(here.gateway.socket()).unwrap();
+        write!(stream, "{request} HTTP/1.1\r\nhost: localhost\r\n").unwrap();
+        stream
+    };
+    let mut down = begin(format!("GET {}", content(&file)));
+    write!(down, "\r\n").unwrap();
+    let mut up = begin(format!("PUT {}", content(&dir.join("g"))));
+    write!(up, "content-length: 1000000\r\n\r\n").unwrap();
+    up.write_all(&noise(3 * PART)).unwrap();
+    let list = here.dir.path().join("state/handles");
+    until("both to be kept", SOON, || {
+        let kept = fs::read_to_string(&list).unwrap_or_default();
+        Ok((kept.matches("process").count() >= 2).then_some(()))
+    })
+    .unwrap();
+    here.gateway.kill();
+    assert!(open_below(&here, &dir) >= 2, "nobody has told the agent");
+    here.gateway.start_again().unwrap();
+    here.ready();
+    all_closed(&here, &dir);
+    // Nothing is left for the one after it.
+    here.gateway.kill();
+    here.gateway.start_again().unwrap();
+    here.ready();
+    assert_eq!(get(&here, &file).body.len(), 64 << 20);
+    let told = here.gateway.log().matches("of the gateway before this one").count();
+    assert_eq!(told, 2, "{}", here.gateway.log());
+}
+
+#[test]
 fn any_part_of_any_file_goes_both_ways_byte_for_byte() {
     let both = [stock(), ours()];
     let data = noise(4 * PART);

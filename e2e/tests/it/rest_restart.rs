@@ -1,10 +1,12 @@
 //! The gateway is killed in the middle of a call and while it holds a freeze; and while it holds
 //! one it is restarted, upgraded and stopped.
 
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use std::{fs, thread};
 
-use qga_e2e::{Gateway, RestTarget, Target, until};
+use qga_e2e::{Control, Gateway, RestTarget, Target, until};
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, Kind, SOON, Served, both_agents, gateway_program};
@@ -29,6 +31,7 @@ fn restart(kind: Kind) {
     .unwrap();
     served.target.ping().unwrap();
     killed_in_a_call(&mut served, &tap);
+    killed_in_a_transfer(&mut served);
     killed_while_frozen(&mut served);
     ended_while_frozen(&mut served, kind);
 }
@@ -61,14 +64,38 @@ fn killed_in_a_call(served: &mut Served, tap: &Tap) {
     assert!(info["supported_commands"].is_array(), "{info}");
 
     // It ran, although nobody heard so, and once: the agent holds the file open for each time. Our
-    // agent's worker has descriptors of its own, so each thread is looked at.
+    // agent's worker has descriptors of its own, so each thread is looked at. Others come and go meanwhile.
     let control = served.guest.vm.control();
     let open = format!(
-        "for t in /proc/{}/task/*; do ls -l $t/fd | grep -c {FILE}; done | sort -n | tail -n 1",
+        "for t in /proc/{}/task/*; do ls -l $t/fd 2>/dev/null | grep -c {FILE}; done | sort -n | tail -n 1",
         control.agent_pid().unwrap()
     );
     assert_eq!(control.output(&open).unwrap(), "1", "times that the command ran");
     assert_eq!(tap.times(FILE), 1, "times that it was sent");
+}
+
+/// Nobody knows the number of what it had open but the list that it kept; by it the next one closes it.
+fn killed_in_a_transfer(served: &mut Served) {
+    let control = served.guest.vm.control();
+    let agent = control.agent_pid().unwrap();
+    // Each of the agent's threads may have descriptors of its own; others come and go meanwhile.
+    let links = format!("for t in /proc/{agent}/task/*; do ls -l $t/fd 2>/dev/null; done");
+    let open = |control: &mut Control| anyhow::Ok(control.output(&links)?.contains("/dev/zero"));
+    let mut reader = UnixStream::connect(served.gateway.socket()).unwrap();
+    let path = served.target.path("/files/content?path=/dev/zero");
+    write!(reader, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    until("it to be opened", SOON, || Ok(open(control)?.then_some(()))).unwrap();
+    // The list is written by a thread of its own.
+    let list = served.guest.dir().join("state/handles");
+    let kept = || fs::read_to_string(&list).is_ok_and(|list| list.contains("process"));
+    until("it to be kept", SOON, || Ok(kept().then_some(()))).unwrap();
+    served.gateway.kill();
+    let control = served.guest.vm.control();
+    assert!(open(control).unwrap(), "nobody has told the agent");
+    served.gateway.start_again().unwrap();
+    served.wait_link("ready");
+    let control = served.guest.vm.control();
+    until("it to be closed", SOON, || Ok((!open(control)?).then_some(()))).unwrap();
 }
 
 /// The next gateway finds the lease on disk, and thaws what it owns without force.

@@ -16,6 +16,7 @@
 
 mod dir;
 mod file;
+mod handles;
 mod writer;
 
 use std::fmt;
@@ -27,6 +28,7 @@ use tokio::sync::oneshot;
 
 pub use dir::{DirError, StateDir};
 pub use file::LoadError;
+pub(crate) use handles::{HandleLog, LeftOpen};
 
 use crate::metrics::WriteFigures;
 use file::File;

@@ -252,6 +252,8 @@ impl Own {
         if self.at.replace((handle, number)).is_none() {
             table.own_opening -= 1;
         }
+        drop(table);
+        self.vm.settings().handle_opened(&self.vm, handle);
     }
 }
 
@@ -265,6 +267,8 @@ impl Drop for Own {
         let is_it = |entry: &Entry| matches!(entry, Entry::Own { number: held } if *held == number);
         if table.entries.get(&handle).is_some_and(is_it) {
             table.entries.remove(&handle);
+            drop(table);
+            self.vm.settings().handle_closed(self.vm.id(), handle);
         }
     }
 }

@@ -48,7 +48,7 @@ impl Here {
         Some(here)
     }
 
-    fn ready(&self) {
+    pub(crate) fn ready(&self) {
         until("the agent's answer", SOON, || {
             let vm = self.gateway.rest().get("/vms/vm")?.expect(200)?;
             let known = vm["capabilities"]["commands"].is_array();

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::TransferError;
 use super::patience::Patience;
 use super::places::Place;
-use super::slots::Slot;
+use super::slots::{Slot, Transfers};
 use crate::vm::call::{CallError, CallOptions};
 use crate::vm::handle::VmHandle;
 use crate::vm::incarnation::Incarnation;
@@ -56,6 +56,15 @@ impl GuestFile {
         let (slot, own) = (Some(slot), Some(own));
         let file = Self { vm, handle, disruptions, incarnation, slot, own, place: None };
         Ok((file, opened))
+    }
+
+    /// One that the gateway before this one had open behind the same socket.
+    pub(super) fn left_open(vm: &VmHandle, handle: i64) -> Self {
+        let (disruptions, incarnation) = (vm.disruptions(), vm.incarnation());
+        let mut own = Own::opening(vm);
+        own.is(handle);
+        let (slot, own) = (Some(Transfers::left_open(vm)), Some(own));
+        Self { vm: vm.clone(), handle, disruptions, incarnation, slot, own, place: None }
     }
 
     /// Nobody else may write to this file in the way of `place`, until it is closed.

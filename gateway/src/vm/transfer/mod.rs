@@ -23,6 +23,7 @@ mod download;
 mod error;
 mod guest_path;
 mod kept;
+mod left_open;
 mod patience;
 mod places;
 mod slots;
@@ -37,6 +38,7 @@ pub(crate) use self::download::{Download, Opened, Piece};
 pub(crate) use self::error::TransferError;
 pub(crate) use self::guest_path::GuestPath;
 pub(crate) use self::kept::{UploadKey, partial};
+pub(crate) use self::left_open::close_left_open;
 pub(crate) use self::slots::Transfers;
 pub(crate) use self::upload::{Broken, Finish, InPlace, Upload, Written};
 

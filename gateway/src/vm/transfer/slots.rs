@@ -76,6 +76,13 @@ impl Transfers {
         Ok(Slot { vm: vm.clone(), owner: owner.clone(), closing: false })
     }
 
+    /// The handle of a transfer that is over.
+    pub(super) fn left_open(vm: &VmHandle) -> Slot {
+        let mut counts = vm.settings().transfers.lock();
+        counts.vms.entry(vm.id().clone()).or_default().closing += 1;
+        Slot { vm: vm.clone(), owner: Principal::new("gateway"), closing: true }
+    }
+
     /// Cancelled when transfers are to end.
     pub(super) fn stopping(&self) -> &CancellationToken {
         &self.stopping
