@@ -8,8 +8,9 @@ use crate::client::{Answer, Ask};
 
 /// What is wrong is told so often; the rest is counted.
 const TOLD: usize = 50;
-/// How many file handles nobody has closed for a while. The gateway has a task for each.
-const LEFT_OPEN: usize = 50;
+/// How many file handles nobody has closed for a while. The gateway has a task for each, so there are as many
+/// long before the half begins that is measured.
+const LEFT_OPEN: usize = 10;
 
 /// A lease that somebody was given.
 #[derive(Clone, Debug)]
