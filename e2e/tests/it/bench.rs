@@ -53,16 +53,27 @@ const GATEWAY_ROWS: [&str; 10] = [
     "… that the gateway adds, a log line each",
 ];
 
-const STREAM_ROWS: [&str; 9] = [
+const STREAM_ROWS: [&str; 20] = [
     "download, qga-agent",
     "upload, qga-agent",
-    "memory for a download of 32 MiB, at its peak",
-    "50 downloads at once: least share by greatest",
+    "memory for a download of 32 MiB, qga-agent",
+    "memory for an upload of 32 MiB, qga-agent",
+    "50 downloads at once, qga-agent: least share by greatest",
+    "… all together",
+    "… memory for each, at its peak",
+    "50 uploads at once, qga-agent: least share by greatest",
     "… all together",
     "… memory for each, at its peak",
     "download, qemu-ga",
     "upload, qemu-ga",
-    "memory for an upload of 32 MiB, at its peak",
+    "memory for a download of 32 MiB, qemu-ga",
+    "memory for an upload of 32 MiB, qemu-ga",
+    "50 downloads at once, qemu-ga: least share by greatest",
+    "… all together",
+    "… memory for each, at its peak",
+    "50 uploads at once, qemu-ga: least share by greatest",
+    "… all together",
+    "… memory for each, at its peak",
 ];
 
 #[test]

@@ -56,17 +56,44 @@ impl FileLink {
 
     /// Uploads `length` bytes to `path`: `piece`, again and again.
     pub(crate) fn upload(&mut self, path: &str, length: u64, piece: &[u8]) -> Result<()> {
-        write!(
-            self.stream,
-            "PUT /vms/vm/files/content?path={path} HTTP/1.1\r\nhost: localhost\r\n\
-             content-length: {length}\r\n\r\n"
-        )?;
+        self.begin_upload(path, length)?;
         let mut left = length;
         while left > 0 {
             let count = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
             self.stream.write_all(&piece[..count]).context("sending a file")?;
             left -= count as u64;
         }
+        self.uploaded()
+    }
+
+    /// As [`upload`](Self::upload), as long as `each` piece is followed by another; then nothing more can
+    /// be asked on this connection.
+    pub(crate) fn upload_for_a_while(
+        &mut self,
+        path: &str,
+        length: u64,
+        piece: &[u8],
+        mut each: impl FnMut(&[u8]) -> bool,
+    ) -> Result<()> {
+        self.begin_upload(path, length)?;
+        loop {
+            self.stream.write_all(piece).context("sending a file")?;
+            if !each(piece) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn begin_upload(&mut self, path: &str, length: u64) -> Result<()> {
+        write!(
+            self.stream,
+            "PUT /vms/vm/files/content?path={path} HTTP/1.1\r\nhost: localhost\r\n\
+             content-length: {length}\r\n\r\n"
+        )?;
+        Ok(())
+    }
+
+    fn uploaded(&mut self) -> Result<()> {
         let (status, length, body) = self.head()?;
         ensure!(status < 300, "{status}: {}", start_of(&self.buffer[body.start..body.end]));
         ensure!(body.len() as u64 == length, "an answer in more than one piece");

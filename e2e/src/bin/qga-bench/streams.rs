@@ -25,7 +25,7 @@ pub(crate) const BARE: usize = 0;
 pub(crate) const MOST_OF_IT: Target = Target::Ratio(&[(BARE, Bound::AtLeast(0.8))]);
 const READY_BOUND: Duration = Duration::from_secs(30);
 
-/// Rates with both agents, and what many or long transfers cost with ours.
+/// Rates with both agents, and what many or long transfers cost.
 pub(crate) fn table(
     gateway: &Result<PathBuf, String>,
     ours: &Result<Program, String>,
@@ -68,12 +68,7 @@ pub(crate) fn table(
                 target: MOST_OF_IT,
             });
         }
-        if name == "qga-agent" {
-            rows.extend(streams_load::rows(&lanes, effort));
-        }
-    }
-    if let Ok(gateway) = gateway {
-        rows.push(streams_load::upload_memory(gateway, &dir.join("swallows"), effort));
+        rows.extend(streams_load::rows(&lanes, name, effort));
     }
     let columns = ["bare client", "gateway"].map(str::to_owned).into();
     Table { title: "Gateway: files over HTTP".into(), columns, rows, notes }

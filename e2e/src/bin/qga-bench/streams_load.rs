@@ -8,73 +8,69 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use qga_e2e::Gateway;
-use qga_e2e::sim::{Blueprint, Fleet, Mode};
 
-use crate::file::noise;
+use crate::file::{Kind, noise};
 use crate::http_file::FileLink;
 use crate::round::{Effort, Entry};
 use crate::samples::Samples;
-use crate::streams::{CHUNK, Lanes, start_gateway};
+use crate::streams::{CHUNK, Lanes};
 use crate::table::{Cell, Row};
 use crate::target::{Bound, Target};
 
 const AT_ONCE: usize = 50;
+const BOTH: [(&str, Kind); 2] = [("a download", Kind::Read), ("an upload", Kind::Write)];
+/// Of an upload among many: little, next to what each gets through.
+const PIECE: usize = 16 << 10;
 const LITTLE: Target = Target::Value(Bound::AtMost(16.0));
 /// Larger than all of the transfers at once take in their time.
 const ENDLESS: u64 = 64 << 30;
 
-/// With our agent: a download's memory, and the shares of many.
-pub(crate) fn rows(lanes: &Entry<Lanes>, effort: Effort) -> Vec<Row> {
+/// The memory of long transfers, and the shares of many, with one kind of agent.
+pub(crate) fn rows(lanes: &Entry<Lanes>, agent: &str, effort: Effort) -> Vec<Row> {
     let size = human(effort.stream_long);
-    let memory = cell(lanes, |lanes| download_memory(lanes, effort.stream_long));
-    let shares = lanes.prepare(|lanes| shares(lanes, effort.stream_watch));
-    let of = |at: usize| match &shares {
-        Entry::Ready(figures) => measured(figures[at]),
-        Entry::Blank => Cell::Blank,
-        Entry::Skipped => Cell::Skipped,
-        Entry::Failed(cause) => Cell::Failed(cause.clone()),
-    };
-    let row = |name: String, unit, cell, target| Row {
-        name,
-        unit,
-        cells: vec![Cell::Blank, cell],
-        target,
-    };
-    vec![
-        row(format!("memory for a download of {size}, at its peak"), "MiB", memory, LITTLE),
-        row(
-            format!("{AT_ONCE} downloads at once: least share by greatest"),
+    let row = |name, unit, cell, target| Row { name, unit, cells: vec![Cell::Blank, cell], target };
+    let mut rows = Vec::new();
+    for (what, kind) in BOTH {
+        let memory = cell(lanes, |lanes| memory(lanes, kind, effort.stream_long));
+        rows.push(row(format!("memory for {what} of {size}, {agent}"), "MiB", memory, LITTLE));
+    }
+    for (what, kind) in [("downloads", Kind::Read), ("uploads", Kind::Write)] {
+        let shares = lanes.prepare(|lanes| shares(lanes, kind, effort.stream_watch));
+        let of = |at: usize| match &shares {
+            Entry::Ready(figures) => measured(figures[at]),
+            Entry::Blank => Cell::Blank,
+            Entry::Skipped => Cell::Skipped,
+            Entry::Failed(cause) => Cell::Failed(cause.clone()),
+        };
+        rows.push(row(
+            format!("{AT_ONCE} {what} at once, {agent}: least share by greatest"),
             "",
             of(0),
             Target::Value(Bound::AtLeast(0.8)),
-        ),
-        row("… all together".into(), "MiB/s", of(1), Target::Open),
-        row("… memory for each, at its peak".into(), "MiB", of(2), Target::Open),
-    ]
+        ));
+        rows.push(row("… all together".into(), "MiB/s", of(1), Target::Open));
+        rows.push(row("… memory for each, at its peak".into(), "MiB", of(2), Target::Open));
+    }
+    rows
 }
 
-/// The memory of an upload, to an agent that is simulated: it swallows whatever it is given.
-pub(crate) fn upload_memory(gateway: &Path, dir: &Path, effort: Effort) -> Row {
-    let cell = upload(gateway, dir, effort.stream_long)
-        .map_or_else(|error| Cell::Failed(format!("{error:#}")), measured);
-    Row {
-        name: format!("memory for an upload of {}, at its peak", human(effort.stream_long)),
-        unit: "MiB",
-        cells: vec![Cell::Blank, cell],
-        target: LITTLE,
+/// How much larger the gateway is at its peak.
+fn memory(lanes: &Lanes, kind: Kind, size: u64) -> Result<f64> {
+    match kind {
+        Kind::Read => download_memory(lanes, size),
+        Kind::Write => upload_memory(lanes, size),
     }
 }
 
-fn upload(gateway: &Path, dir: &Path, size: u64) -> Result<f64> {
-    fs::create_dir_all(dir)?;
-    let fleet = Fleet::new(dir)?;
-    let machine = fleet.machine("vm", &Blueprint::new(Mode::Stock))?;
-    let gateway = start_gateway(gateway, dir, machine.socket())?;
-    let mut link = FileLink::connect(&gateway.socket())?;
+/// To a file on disk, which with our agent takes the old one's place at the end.
+fn upload_memory(lanes: &Lanes, size: u64) -> Result<f64> {
+    let file = lanes.dir.join("long");
+    let path = file.to_str().context("a path that is no UTF-8")?;
+    let mut link = FileLink::connect(&lanes.gateway.socket())?;
     let piece = noise(CHUNK);
-    // What a first transfer leaves is no part of it.
-    link.upload("/dev/null", 1 << 20, &piece)?;
-    grown(&gateway, || link.upload("/dev/null", size, &piece))
+    let grown = grown(&lanes.gateway, || link.upload(path, size, &piece));
+    fs::remove_file(&file)?;
+    grown
 }
 
 fn download_memory(lanes: &Lanes, size: u64) -> Result<f64> {
@@ -92,16 +88,23 @@ fn download_memory(lanes: &Lanes, size: u64) -> Result<f64> {
 }
 
 /// Least share by greatest, MiB per second of all, and MiB for each.
-fn shares(lanes: &Lanes, watch: Duration) -> Result<[f64; 3]> {
-    let file = lanes.dir.join("endless");
-    sparse(&file, ENDLESS)?;
-    let path = file.to_str().context("a path that is no UTF-8")?;
+fn shares(lanes: &Lanes, kind: Kind, watch: Duration) -> Result<[f64; 3]> {
     let (gateway, together) = (&lanes.gateway, Barrier::new(AT_ONCE));
+    let endless = lanes.dir.join("endless");
+    sparse(&endless, ENDLESS)?;
+    let files: Vec<_> = (0..AT_ONCE)
+        .map(|n| match kind {
+            Kind::Read => endless.clone(),
+            Kind::Write => lanes.dir.join(format!("endless-{n}")),
+        })
+        .collect();
     let mut counts = Vec::new();
     let grown = grown(gateway, || {
         counts = thread::scope(|scope| {
-            let clients: Vec<_> = (0..AT_ONCE)
-                .map(|_| scope.spawn(|| one_of_many(gateway, path, &together, watch)))
+            let together = &together;
+            let clients: Vec<_> = files
+                .iter()
+                .map(|file| scope.spawn(move || one_of_many(gateway, kind, file, together, watch)))
                 .collect();
             let join = |client: thread::ScopedJoinHandle<'_, Result<u64>>| {
                 client.join().map_err(|_| anyhow!("a client panicked"))?
@@ -110,7 +113,10 @@ fn shares(lanes: &Lanes, watch: Duration) -> Result<[f64; 3]> {
         })?;
         Ok(())
     });
-    fs::remove_file(&file)?;
+    // A stock agent has written them where they are.
+    for file in files.iter().filter(|file| file.exists()) {
+        fs::remove_file(file)?;
+    }
     let grown = grown?;
     let least = counts.iter().min().copied().unwrap_or_default();
     let greatest = counts.iter().max().copied().unwrap_or_default();
@@ -120,20 +126,31 @@ fn shares(lanes: &Lanes, watch: Duration) -> Result<[f64; 3]> {
     Ok([mebibytes(least) / mebibytes(greatest), rate, each])
 }
 
-/// What comes in the middle of it, when all of them run.
-fn one_of_many(gateway: &Gateway, path: &str, together: &Barrier, watch: Duration) -> Result<u64> {
+/// What goes in the middle of it, when all of them run.
+fn one_of_many(
+    gateway: &Gateway,
+    kind: Kind,
+    file: &Path,
+    together: &Barrier,
+    watch: Duration,
+) -> Result<u64> {
     let connected = FileLink::connect(&gateway.socket());
     together.wait();
     let mut link = connected?;
+    let path = file.to_str().context("a path that is no UTF-8")?;
     let (begun, mut counted) = (Instant::now(), 0);
-    link.download(path, |bytes| {
+    let each = |bytes: &[u8]| {
         let at = begun.elapsed();
         // The first quarter is for the last to begin.
         if at > watch / 4 && at <= watch + watch / 4 {
             counted += bytes.len() as u64;
         }
         at <= watch + watch / 4
-    })?;
+    };
+    match kind {
+        Kind::Read => link.download(path, each).map(drop)?,
+        Kind::Write => link.upload_for_a_while(path, ENDLESS, &noise(PIECE), each)?,
+    }
     Ok(counted)
 }
 
