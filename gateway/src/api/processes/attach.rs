@@ -12,7 +12,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use qga_proto::command::{Command, Right, TerminalSize, XExecResize, XExecSignal};
 use serde::{Deserialize, Serialize};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::ProcessPath;
 use super::body::ProcessBody;
@@ -246,8 +246,13 @@ impl Attached {
         mut told: tokio::sync::mpsc::Receiver<String>,
     ) -> End {
         let mut over = false;
+        // Whatever else is sent meanwhile: by the answers it is known that the client is there.
+        let mut beat = interval_at(Instant::now() + self.heartbeat, self.heartbeat);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let sent = tokio::select! {
+                biased;
+                _ = beat.tick() => sink.send(Message::Ping(Default::default())).await,
                 piece = reader.next(), if !over => match piece {
                     Some(Piece::Bytes { bytes, .. }) => sink.send(Message::Binary(bytes.into())).await,
                     Some(Piece::Gap { stream, from, to }) => {
@@ -265,7 +270,6 @@ impl Attached {
                     return End::Exited;
                 }
                 Some(error) = told.recv() => tell(sink, &Notice::Error(error)).await,
-                () = sleep(self.heartbeat) => sink.send(Message::Ping(Default::default())).await,
             };
             if sent.is_err() {
                 return End::Gone;

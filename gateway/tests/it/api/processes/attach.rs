@@ -147,6 +147,35 @@ async fn a_new_client_takes_over_and_one_that_goes_may_hang_up() {
 }
 
 #[tokio::test]
+async fn output_without_end_hides_neither_that_a_client_is_there_nor_that_it_is_not() {
+    let programs = Programs::extension();
+    let gateway = gateway(&programs, "[limits]\nevent_heartbeat_seconds = 1\n").await;
+    let body = json!({"pty": {"rows": 24, "cols": 80}});
+    let (pid, handle) = start(&gateway, &programs, body).await;
+    let mut socket = attach(&gateway, pid, "?hangup=true", None).await.unwrap();
+    // It answers pings, as every client does by itself, and types nothing.
+    let (mut pings, mut pieces) = (0, 0);
+    while pings < 5 {
+        programs.write(handle, Stdout, b"x");
+        let message = tokio::time::timeout(BOUND, socket.next()).await.expect("in time");
+        match message.expect("it goes on").expect("it goes on") {
+            Message::Ping(_) => pings += 1,
+            Message::Binary(_) => pieces += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(pieces > 8, "{pieces}");
+    assert_eq!(programs.signals(), []);
+    // Now it takes nothing any more, though its connection stays.
+    wait_until(|| {
+        programs.write(handle, Stdout, b"x");
+        programs.signals() == [(handle, 1)]
+    })
+    .await;
+    drop(socket);
+}
+
+#[tokio::test]
 async fn what_is_no_websocket_no_terminal_or_from_elsewhere_is_refused() {
     let programs = Programs::extension();
     let gateway = gateway(&programs, "").await;
