@@ -3,7 +3,7 @@
 //! ```text
 //!   ask all --> on disk --> freeze --> on disk --> hold --- DELETE, deadline, stop --> end --> over
 //!      |           |           |                    | ^                                ^
-//!      | one is    | disk      | one failed         +-+ renew: guests, then disk       |
+//!      | one is    | disk      | one failed         +-+ renew: guests and disk          |
 //!      v not fit   v full      v                    |                                  |
 //!     over        over        roll back ------------|----------------------------------+
 //!                                                   +--- all VMs ended by themselves --+

@@ -20,6 +20,7 @@ mod old_agent;
 pub(crate) mod qemu_ga;
 mod qmp;
 mod reload;
+mod renewals;
 mod repeats;
 mod restarts;
 mod seen;

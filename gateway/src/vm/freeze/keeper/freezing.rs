@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Keeper;
 use crate::vm::boottime::BootTime;
-use crate::vm::freeze::controls::{Control, End, Renewal};
+use crate::vm::freeze::controls::End;
 use crate::vm::freeze::{FreezeError, Reply, Unwritten, defect, torn_down, transitions};
 use crate::vm::guardian::{Begin, Froze, Order};
 use crate::vm::lease::{self, Lease, LeaseId, LeaseState, ThawCause};
@@ -22,11 +22,19 @@ pub(super) enum Came {
     ToEnd(ThawCause, Vec<Reply>),
 }
 
-/// What has been asked for while the freeze was under way.
+/// What has been asked for while the freeze was under way. Renewals wait until it is held: the guests are
+/// on their way with the deadline that they were given.
 #[derive(Default)]
 struct Meanwhile {
     thaw: Option<ThawCause>,
     waiting: Vec<Reply>,
+}
+
+impl Meanwhile {
+    fn note(&mut self, End { cause, reply }: End) {
+        self.thaw.get_or_insert(cause);
+        self.waiting.extend(reply);
+    }
 }
 
 impl Keeper {
@@ -101,7 +109,7 @@ impl Keeper {
                     Some((index, Err(_))) => failed.push((index, defect())),
                     None => return failed,
                 },
-                control = self.controls.recv() => self.note_control(control, meanwhile),
+                end = self.controls.end() => meanwhile.note(end),
             }
         }
     }
@@ -141,11 +149,10 @@ impl Keeper {
                     Some((index, Err(_))) => failed.push((index, defect())),
                     None => return,
                 },
-                control = self.controls.recv() => {
-                    self.note_control(control, meanwhile);
-                    if let Some(cause) = meanwhile.thaw {
-                        self.call_off(cause);
-                    }
+                end = self.controls.end() => {
+                    let cause = end.cause;
+                    meanwhile.note(end);
+                    self.call_off(cause);
                 }
             }
         }
@@ -157,23 +164,6 @@ impl Keeper {
             if self.state(index) == Some(LeaseState::Freezing) {
                 let (told, _) = oneshot::channel();
                 self.order(index, Order::Thaw { cause, told });
-            }
-        }
-    }
-
-    fn note_control(&self, control: Control, meanwhile: &mut Meanwhile) {
-        match control {
-            Control::End(End { cause, reply }) => {
-                meanwhile.thaw.get_or_insert(cause);
-                meanwhile.waiting.extend(reply);
-            }
-            // It has not begun to run.
-            Control::Renew(Renewal { ttl, reply }) => {
-                let lease = self.table.change(&self.id, |lease| {
-                    lease.ttl = ttl;
-                    lease.clone()
-                });
-                let _ = reply.send(lease.ok_or(FreezeError::NotFound));
             }
         }
     }
@@ -198,10 +188,13 @@ impl Keeper {
             lease.clone()
         });
         self.table.note(&self.id);
-        self.controls.close();
+        let late = self.controls.close();
         let Some(lease) = lease else { return Came::ToNothing };
         for reply in waiting {
             let _ = reply.send(Ok(lease.clone()));
+        }
+        for reply in late {
+            let _ = reply.send(Err(FreezeError::Ended(lease.clone().into())));
         }
         let _ = told.send(Err(FreezeError::Ended(lease.into())));
         Came::ToNothing

@@ -66,16 +66,20 @@ impl Keeper {
         deadline.unwrap_or_else(BootTime::now)
     }
 
-    /// Guests first, then the disk: whatever fails in between, no guest thaws before the gateway
-    /// does. The old deadline holds until it is done.
+    /// Whatever fails in between, no guest thaws before the gateway does: of a later deadline guests
+    /// learn first, then the disk, and of an earlier one the disk, then guests. Until the disk has it the
+    /// old one holds.
     async fn renew(&self, ttl: Duration, deadline: BootTime) -> Result<Lease, FreezeError> {
         let hold_until = self.table.read(&self.id, |lease| lease.hold_until).flatten();
         if let Some(until) = hold_until.filter(|until| BootTime::now() + ttl > *until) {
             let max = self.table.settings.limits().hold_max;
             return Err(FreezeError::HoldLimit { max, left: until.remaining() });
         }
-        let guests = timeout(deadline.remaining(), self.renew_guests(ttl)).await;
-        guests.unwrap_or_else(|_| Err(self.ended_error()))?;
+        let earlier = BootTime::now() + ttl < deadline;
+        if !earlier {
+            let guests = timeout(deadline.remaining(), self.renew_guests(ttl)).await;
+            guests.unwrap_or_else(|_| Err(self.ended_error()))?;
+        }
         let before = self.table.change(&self.id, |lease| {
             let before = (lease.ttl, lease.deadline, lease.expires_at);
             lease.ttl = ttl;
@@ -94,6 +98,15 @@ impl Keeper {
             return Err(error);
         }
         self.table.tell_of(&self.id, transitions::renewed);
+        if earlier {
+            // One that does not learn of it would thaw by itself later than it might, and that is all.
+            if let Ok(Err(error)) = timeout(ttl, self.renew_guests(ttl)).await {
+                tracing::info!(
+                    lease.id = %self.id,
+                    "not every guest of {} knows its earlier deadline: {error}", self.id
+                );
+            }
+        }
         self.lease()
     }
 
