@@ -41,7 +41,10 @@ fn large(kind: Kind) {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--fail-with-body", "--unix-socket"]).arg(&socket);
         let output = curl.args(arguments).arg(url).output().expect("curl runs");
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        if !output.status.success() {
+            let said = fs::read_to_string(&down).unwrap_or_default();
+            panic!("{arguments:?}: {output:?} {said}");
+        }
         begun.elapsed()
     };
     let before = resident(&served.gateway);
