@@ -278,6 +278,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::vm::Incarnation;
+    use crate::vm::events::{Delivery, EventKind};
     use crate::vm::settings::Settings;
 
     const READ: Access = Access { reads: true, writes: false };
@@ -293,9 +294,10 @@ mod tests {
         Principal::new("token:ann")
     }
 
-    #[test]
-    fn another_process_behind_the_socket_knows_none_of_them() {
+    #[tokio::test]
+    async fn another_process_behind_the_socket_knows_none_of_them() {
         let vm = vm();
+        let mut events = vm.settings().events.follow();
         let process = |pid| Some(Incarnation { pid, start_time: 1 });
         vm.shared().behind(process(1));
         let begin = || OpenFiles::begin(&vm, &ann()).expect("room");
@@ -305,6 +307,8 @@ mod tests {
         vm.shared().behind(process(1));
         assert!(matches!(vm.open_files().whose(1000), Whose::Callers(_)), "it is the same");
         vm.shared().behind(process(2));
+        let told = events.next(|event| event.kind == EventKind::VmReplaced).await;
+        assert!(matches!(told, Delivery::Event(event) if event.vm.as_ref() == Some(vm.id())));
         assert!(matches!(vm.open_files().whose(1000), Whose::Nobodys));
         assert!(file.gone.is_cancelled());
         assert!(late.enter(1002, READ, "/f").is_none(), "the one before has answered");

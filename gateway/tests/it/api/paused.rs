@@ -64,15 +64,24 @@ async fn a_paused_vm_refuses_with_a_reason_and_tells_of_its_pauses_and_resets() 
     qmp.resume();
     until(&vm, LinkState::Ready).await;
     qmp.happens("RESET", |_| {});
-    let kinds = async {
-        loop {
-            let event = events.event().await;
-            if event["kind"] == "vm.reset" {
-                return event;
-            }
+    for (happens, kind, reason) in [
+        ("", "vm.reset", "the guest was reset"),
+        ("SHUTDOWN", "vm.shutdown", "the guest was shut down"),
+        ("GUEST_PANICKED", "vm.panicked", "the guest's kernel has panicked"),
+    ] {
+        if !happens.is_empty() {
+            qmp.happens(happens, |_| {});
         }
-    };
-    assert_eq!(kinds.await["data"]["reason"], "the guest was reset");
+        let told = async {
+            loop {
+                let event = events.event().await;
+                if event["kind"] == kind {
+                    return event;
+                }
+            }
+        };
+        assert_eq!(timeout(BOUND, told).await.expect("in time")["data"]["reason"], reason);
+    }
     until(&vm, LinkState::Ready).await;
     gateway.ask("POST", "/vms/a/ping").send().await.expect(200);
 }
